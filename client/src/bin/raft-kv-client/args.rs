@@ -1,0 +1,154 @@
+//! What can be asked on the command line.
+
+use std::{
+    ffi::OsString,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    time::Duration,
+};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{Failure, text};
+
+const AFTER_HELP: &str = "\
+Keys and values are any bytes. Text output escapes what cannot be printed in the \
+pairs of a scan; `get` prints the value as it is, and a newline. With --output json \
+each answer, and each pair of a scan, is one JSON object on one line; a key or value \
+that is not UTF-8 is given as {\"base64\": \"…\"} instead of a string.
+
+Exit codes: 0 done; 1 the key does not exist; 2 bad usage; 3 the cluster could not \
+serve it.";
+
+/// Command line of a RaftKV cluster.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP)]
+pub struct Args {
+    /// Nodes to ask, in this order, separated by commas.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL,URL",
+        env = "RAFT_KV_ENDPOINTS",
+        default_value = "http://127.0.0.1:5001"
+    )]
+    pub endpoints: String,
+
+    /// How to print answers.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub output: Output,
+
+    /// How many seconds to wait for an answer.
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub timeout: Duration,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How to print answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Set a key.
+    Put {
+        #[command(flatten)]
+        key: Key,
+        /// Its new value; `-` reads it from stdin.
+        #[arg(allow_negative_numbers = true)]
+        value: OsString,
+        /// Only if the key has this version; 0: only if it does not exist.
+        #[arg(long, value_name = "N")]
+        expected_version: Option<u64>,
+    },
+    /// Print the value of a key.
+    Get {
+        #[command(flatten)]
+        key: Key,
+        /// Take some earlier state instead of the latest.
+        #[arg(long)]
+        stale: bool,
+    },
+    /// Remove a key.
+    Delete {
+        #[command(flatten)]
+        key: Key,
+    },
+    /// Print the pairs whose key starts with a prefix, in byte order of the keys.
+    Scan {
+        /// What the keys start with; all keys if it is empty.
+        #[command(flatten)]
+        prefix: Prefix,
+        /// At most so many pairs.
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+        /// Take some earlier state instead of the latest.
+        #[arg(long)]
+        stale: bool,
+    },
+    /// Print what a node knows of itself and its shards.
+    Status,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Key {
+    /// The key.
+    #[arg(allow_negative_numbers = true)]
+    key: OsString,
+    /// The key is given in hexadecimal.
+    #[arg(long)]
+    hex: bool,
+}
+
+impl Key {
+    /// The bytes of the key.
+    pub fn bytes(self) -> Result<Vec<u8>, Failure> {
+        decode(self.key, self.hex)
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Prefix {
+    /// What the keys start with; all keys if it is empty.
+    #[arg(allow_negative_numbers = true)]
+    prefix: OsString,
+    /// The prefix is given, and the keys are printed as text, in hexadecimal.
+    #[arg(long)]
+    pub hex: bool,
+}
+
+impl Prefix {
+    /// The bytes of the prefix.
+    pub fn bytes(self) -> Result<Vec<u8>, Failure> {
+        decode(self.prefix, self.hex)
+    }
+}
+
+/// The bytes that an argument stands for.
+fn decode(argument: OsString, hex: bool) -> Result<Vec<u8>, Failure> {
+    if !hex {
+        return Ok(argument.into_vec());
+    }
+    text::from_hex(argument.as_bytes()).ok_or_else(|| {
+        let shown = argument.to_string_lossy();
+        Failure::BadUsage(format!(
+            "{shown:?} is not hexadecimal: give two digits for each byte, without spaces"
+        ))
+    })
+}
+
+/// Reads a number of seconds, such as `10` or `0.5`.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(timeout) if !timeout.is_zero() => Ok(timeout),
+        _ => Err("not a time above zero".to_owned()),
+    }
+}

@@ -1,0 +1,165 @@
+//! Asks the cluster and writes what it answers.
+
+use std::{
+    ffi::OsString,
+    io::{self, Read, Write},
+    os::unix::ffi::OsStringExt,
+};
+
+use raft_kv_client::RaftKVClient;
+use serde_json::Value;
+
+use crate::{
+    Failure,
+    args::{Args, Command, Output, Prefix},
+    json, text,
+};
+
+/// Carries out a command and writes the answer to `out`.
+pub async fn run(args: Args, out: &mut impl Write) -> Result<(), Failure> {
+    let builder = RaftKVClient::builder()
+        .endpoints(args.endpoints)
+        .request_timeout(args.timeout)
+        .connect_timeout(args.timeout);
+    let session = Session {
+        builder,
+        output: args.output,
+        out,
+    };
+    match args.command {
+        Command::Put {
+            key,
+            value,
+            expected_version,
+        } => session.put(key.bytes()?, value, expected_version).await,
+        Command::Get { key, stale } => session.get(key.bytes()?, stale).await,
+        Command::Delete { key } => session.delete(key.bytes()?).await,
+        Command::Scan {
+            prefix,
+            limit,
+            stale,
+        } => session.scan(prefix, limit, stale).await,
+        Command::Status => session.status().await,
+    }
+}
+
+/// One run of the program, once its arguments are known.
+struct Session<'a, W> {
+    builder: raft_kv_client::ClientBuilder,
+    output: Output,
+    out: &'a mut W,
+}
+
+impl<W: Write> Session<'_, W> {
+    async fn put(
+        self,
+        key: Vec<u8>,
+        value: OsString,
+        expected_version: Option<u64>,
+    ) -> Result<(), Failure> {
+        let value = match value == "-" {
+            true => read_stdin()?,
+            false => value.into_vec(),
+        };
+        let client = self.builder.connect().await?;
+        let version = match expected_version {
+            Some(expected) => client.compare_and_put(&key, expected, value).await?,
+            None => client.put(&key, value).await?,
+        };
+        match self.output {
+            Output::Text => writeln!(self.out, "version {version}")?,
+            Output::Json => write_json(self.out, &json::written(&key, version))?,
+        }
+        Ok(())
+    }
+
+    async fn get(self, key: Vec<u8>, stale: bool) -> Result<(), Failure> {
+        let client = self.builder.connect().await?;
+        let found = match stale {
+            true => client.get_stale(&key).await?,
+            false => client.get_with_version(&key).await?,
+        };
+        let Some(found) = found else {
+            return Err(no_such(&key));
+        };
+        match self.output {
+            Output::Text => {
+                self.out.write_all(&found.value)?;
+                self.out.write_all(b"\n")?;
+            }
+            Output::Json => {
+                write_json(self.out, &json::pair(&key, &found.value, found.version))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete(self, key: Vec<u8>) -> Result<(), Failure> {
+        let client = self.builder.connect().await?;
+        let existed = client.delete(&key).await?;
+        match self.output {
+            Output::Text if existed => writeln!(self.out, "deleted")?,
+            Output::Text => {}
+            Output::Json => write_json(self.out, &json::deleted(&key, existed))?,
+        }
+        match existed {
+            true => Ok(()),
+            false => Err(no_such(&key)),
+        }
+    }
+
+    async fn scan(self, prefix: Prefix, limit: Option<u64>, stale: bool) -> Result<(), Failure> {
+        let keys_in_hex = prefix.hex;
+        let prefix = prefix.bytes()?;
+        let client = self.builder.connect().await?;
+        let mut scan = client.scan(prefix);
+        if let Some(limit) = limit {
+            scan = scan.limit(limit);
+        }
+        if stale {
+            scan = scan.stale();
+        }
+        let mut pairs = scan.stream();
+        while let Some(pair) = pairs.next().await.transpose()? {
+            if self.output == Output::Json {
+                write_json(self.out, &json::pair(&pair.key, &pair.value, pair.version))?;
+                continue;
+            }
+            let key = match keys_in_hex {
+                true => text::to_hex(&pair.key),
+                false => text::escape(&pair.key),
+            };
+            writeln!(self.out, "{key}\t{}", text::escape(&pair.value))?;
+        }
+        Ok(())
+    }
+
+    async fn status(self) -> Result<(), Failure> {
+        let client = self.builder.connect().await?;
+        let status = client.status().await?;
+        match self.output {
+            Output::Text => self.out.write_all(text::status(&status).as_bytes())?,
+            Output::Json => write_json(self.out, &json::status(&status))?,
+        }
+        Ok(())
+    }
+}
+
+/// Writes a value on a line of its own.
+fn write_json(out: &mut impl Write, value: &Value) -> io::Result<()> {
+    writeln!(out, "{value}")
+}
+
+fn read_stdin() -> Result<Vec<u8>, Failure> {
+    let mut value = Vec::new();
+    match io::stdin().lock().read_to_end(&mut value) {
+        Ok(_) => Ok(value),
+        Err(error) => Err(Failure::BadUsage(format!(
+            "cannot read the value from stdin: {error}"
+        ))),
+    }
+}
+
+fn no_such(key: &[u8]) -> Failure {
+    Failure::NoSuchKey(text::escape(key))
+}

@@ -1,0 +1,207 @@
+//! Answers for people.
+
+use std::fmt::Write;
+
+use raft_kv_client::{ShardStatus, StatusResponse};
+
+/// The columns of the table of shards.
+const COLUMNS: [&str; 8] = [
+    "SHARD", "SLOTS", "LEADER", "ROLE", "TERM", "COMMIT", "APPLIED", "PLUGIN",
+];
+
+/// Bytes as text that is on one line, free of control characters, and different
+/// for different bytes: a backslash begins an escape, as in Rust.
+pub fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\\' | '\t' | '\r' | '\n' => text.extend(character.escape_default()),
+                _ if character.is_control() => {
+                    let mut buffer = [0; 4];
+                    let bytes = character.encode_utf8(&mut buffer).bytes();
+                    bytes.for_each(|byte| escape_byte(&mut text, byte));
+                }
+                _ => text.push(character),
+            }
+        }
+        for byte in chunk.invalid() {
+            escape_byte(&mut text, *byte);
+        }
+    }
+    text
+}
+
+fn escape_byte(text: &mut String, byte: u8) {
+    text.push_str("\\x");
+    push_hex(text, byte);
+}
+
+fn push_hex(text: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    text.push(DIGITS[usize::from(byte >> 4)].into());
+    text.push(DIGITS[usize::from(byte & 15)].into());
+}
+
+/// Two hexadecimal digits for each byte.
+pub fn to_hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    bytes.iter().for_each(|byte| push_hex(&mut text, *byte));
+    text
+}
+
+/// Reads [`to_hex`], in either case; `None` if it is not hexadecimal.
+pub fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let (pairs, []) = text.as_chunks::<2>() else {
+        return None;
+    };
+    pairs
+        .iter()
+        .map(|[high, low]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok())
+        .collect()
+}
+
+/// What a node knows, as a few lines and a table of its shards.
+pub fn status(status: &StatusResponse) -> String {
+    let mut rows = vec![
+        ["node", &status.node_id].map(str::to_owned),
+        ["cluster", &status.cluster_id].map(str::to_owned),
+        ["address", &status.address].map(str::to_owned),
+        ["version", &status.version].map(str::to_owned),
+        ["uptime".to_owned(), time(status.uptime_seconds)],
+        ["slots".to_owned(), status.slots.to_string()],
+        ["disk".to_owned(), size(status.disk_usage_bytes)],
+    ];
+    rows.retain(|[_, value]| !value.is_empty());
+    let mut text = table(&rows);
+
+    let mut rows = vec![COLUMNS.map(str::to_owned)];
+    rows.extend(status.shards.iter().map(shard_row));
+    text.push('\n');
+    text.push_str(&table(&rows));
+
+    for shard in status
+        .shards
+        .iter()
+        .filter(|shard| !shard.reason.is_empty())
+    {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{} does not serve: {}", shard.name, shard.reason);
+    }
+    text
+}
+
+fn shard_row(shard: &ShardStatus) -> [String; COLUMNS.len()] {
+    let slots = shard.slots.iter().map(|range| {
+        let last = range.end.saturating_sub(1);
+        match range.start == last {
+            true => last.to_string(),
+            false => format!("{}-{last}", range.start),
+        }
+    });
+    let plugin = shard.plugin.as_ref();
+    let plugin = plugin.map(|plugin| format!("{} {}", plugin.name, plugin.version));
+    [
+        shard.name.clone(),
+        or_dash(slots.collect::<Vec<_>>().join(",")),
+        or_dash(shard.leader.clone()),
+        or_dash(shard.role.clone()),
+        shard.term.to_string(),
+        shard.commit_index.to_string(),
+        shard.applied_index.to_string(),
+        or_dash(plugin.unwrap_or_default()),
+    ]
+}
+
+fn or_dash(text: String) -> String {
+    match text.is_empty() {
+        true => "-".to_owned(),
+        false => text,
+    }
+}
+
+/// A number of bytes in the largest binary unit that leaves it above 1.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut scaled = bytes as f64;
+    let mut unit = "B";
+    for larger in UNITS {
+        if scaled < 1024.0 {
+            break;
+        }
+        scaled /= 1024.0;
+        unit = larger;
+    }
+    match unit {
+        "B" => format!("{bytes} B"),
+        _ => format!("{scaled:.1} {unit}"),
+    }
+}
+
+/// A number of seconds in its two largest units.
+fn time(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+/// Rows as lines, with columns aligned on the left and two spaces between.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (width, cell) in widths.iter().zip(row) {
+            // Writing to a string cannot fail.
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escaped_text_is_printable_and_unambiguous() {
+        assert_eq!(escape("plain ü 😀".as_bytes()), "plain ü 😀");
+        assert_eq!(escape(b"a\tb\nc\\x00"), "a\\tb\\nc\\\\x00");
+        assert_eq!(escape(b"\0\x7f\xff\xc3"), "\\x00\\x7f\\xff\\xc3");
+        assert_eq!(escape("\u{85}".as_bytes()), "\\xc2\\x85");
+    }
+
+    #[test]
+    fn hexadecimal_goes_both_ways() {
+        assert_eq!(to_hex(&[0, 0xab, 0xff]), "00abff");
+        assert_eq!(from_hex(b"00ABff"), Some(vec![0, 0xab, 0xff]));
+        assert_eq!(from_hex(b""), Some(vec![]));
+        for text in ["0", "0g", "0x00", "00 1", "+1"] {
+            assert_eq!(from_hex(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_times_are_short() {
+        assert_eq!(time(59), "59 s");
+        assert_eq!(time(125), "2 min 5 s");
+        assert_eq!(time(7260), "2 h 1 min");
+        assert_eq!(time(90000), "1 d 1 h");
+        assert_eq!(size(0), "0 B");
+        assert_eq!(size(1023), "1023 B");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(3 << 40), "3.0 TiB");
+    }
+}

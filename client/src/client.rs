@@ -1,0 +1,270 @@
+//! The handle that users hold, and how it is made.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use raft_kv_proto::v1::{
+    self, admin_client::AdminClient, kv_client::KvClient, state_machine_client::StateMachineClient,
+};
+use tonic::transport::Channel;
+
+use crate::{
+    call::{Cluster, Resend},
+    channel::Pool,
+    endpoint::{Endpoint, IntoEndpoints},
+    error::{Error, Result},
+    operation::{Operation, Outcome, consistency},
+    scan::Scan,
+    value::{IntoBytes, Version, Versioned},
+};
+
+/// Above the largest message that a server sends or takes: several of the
+/// largest values, or a page of a scan, and their overhead.
+const MAX_MESSAGE_BYTES: usize = 72 << 20;
+
+const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A client of a cluster. Clones are cheap and share their connections.
+///
+/// Keys are 1 B to 64 KiB of any bytes, values up to 8 MiB, unless the server is
+/// configured otherwise. Reads are linearizable unless their name says `stale`.
+#[derive(Clone, Debug)]
+pub struct RaftKVClient {
+    cluster: Arc<Cluster>,
+}
+
+/// How to make a [`RaftKVClient`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it connects"]
+pub struct ClientBuilder {
+    endpoints: Vec<String>,
+    request_timeout: Duration,
+    connect_timeout: Duration,
+}
+
+impl ClientBuilder {
+    /// Adds endpoints; they are tried in the order given.
+    pub fn endpoints(mut self, endpoints: impl IntoEndpoints) -> Self {
+        self.endpoints.extend(endpoints.into_endpoints());
+        self
+    }
+
+    /// Sets how long a request may take, with all its attempts; 10 s unless set.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// Sets how long making a connection may take; 3 s unless set.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Connects to the endpoints, and asks first the first of them that answers.
+    ///
+    /// # Errors
+    /// [`Error::InvalidEndpoint`] if one of them is none, and [`Error::Connect`]
+    /// if no node answers at any of them.
+    pub async fn connect(self) -> Result<RaftKVClient> {
+        let endpoints = Endpoint::parse_list(&self.endpoints)?;
+        let pool = Pool::connect(endpoints, self.connect_timeout).await?;
+        Ok(RaftKVClient {
+            cluster: Arc::new(Cluster {
+                pool,
+                request_timeout: self.request_timeout,
+            }),
+        })
+    }
+}
+
+impl RaftKVClient {
+    /// Connects to a cluster, with the defaults of [`RaftKVClient::builder`].
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::connect`].
+    pub async fn new(endpoints: impl IntoEndpoints) -> Result<Self> {
+        Self::builder().endpoints(endpoints).connect().await
+    }
+
+    /// A builder without endpoints and with the default timeouts.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder {
+            endpoints: Vec::new(),
+            request_timeout: DEFAULT_REQUEST_TIMEOUT,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+        }
+    }
+
+    /// Sets a key. The write is durable on a majority when this returns the
+    /// key's new version.
+    pub async fn put(&self, key: impl IntoBytes, value: impl IntoBytes) -> Result<Version> {
+        self.put_if(key.into_bytes(), value.into_bytes(), None)
+            .await
+    }
+
+    /// Sets a key if its version is `expected`; [`Version::ABSENT`], or 0, if it
+    /// must not exist.
+    ///
+    /// # Errors
+    /// [`Error::VersionMismatch`] if it has another version.
+    pub async fn compare_and_put(
+        &self,
+        key: impl IntoBytes,
+        expected: impl Into<Version>,
+        value: impl IntoBytes,
+    ) -> Result<Version> {
+        self.put_if(key.into_bytes(), value.into_bytes(), Some(expected.into()))
+            .await
+            .map_err(Error::of_comparison)
+    }
+
+    async fn put_if(&self, key: Bytes, value: Bytes, expected: Option<Version>) -> Result<Version> {
+        let request = v1::PutRequest {
+            key,
+            value,
+            expected_version: expected.map(|version| version.0),
+        };
+        let put = |channel, request| async move { kv(channel).put(request).await };
+        let response = self.cluster.call(Resend::Forbidden, request, put).await?;
+        Ok(Version(response.version))
+    }
+
+    /// The value of a key; `None` if it does not exist.
+    pub async fn get(&self, key: impl IntoBytes) -> Result<Option<Bytes>> {
+        let found = self.get_with_version(key).await?;
+        Ok(found.map(|versioned| versioned.value))
+    }
+
+    /// The value and version of a key; `None` if it does not exist.
+    pub async fn get_with_version(&self, key: impl IntoBytes) -> Result<Option<Versioned>> {
+        self.read(key.into_bytes(), false).await
+    }
+
+    /// The value and version that a key had at some earlier time; `None` if it
+    /// did not exist then. Any replica answers, even without a leader.
+    pub async fn get_stale(&self, key: impl IntoBytes) -> Result<Option<Versioned>> {
+        self.read(key.into_bytes(), true).await
+    }
+
+    async fn read(&self, key: Bytes, stale: bool) -> Result<Option<Versioned>> {
+        let request = v1::GetRequest {
+            key,
+            consistency: consistency(stale).into(),
+        };
+        let get = |channel, request| async move { kv(channel).get(request).await };
+        let response = self.cluster.call(Resend::Allowed, request, get).await?;
+        Ok(Versioned::from_response(response))
+    }
+
+    /// Removes a key; tells whether it existed.
+    pub async fn delete(&self, key: impl IntoBytes) -> Result<bool> {
+        let request = v1::DeleteRequest {
+            key: key.into_bytes(),
+        };
+        let delete = |channel, request| async move { kv(channel).delete(request).await };
+        let response = self
+            .cluster
+            .call(Resend::Forbidden, request, delete)
+            .await?;
+        Ok(response.existed)
+    }
+
+    /// The pairs whose key starts with `prefix`, all pairs if it is empty, in
+    /// byte order of their keys: a snapshot per shard for each call it takes.
+    pub fn scan(&self, prefix: impl IntoBytes) -> Scan {
+        Scan::new(self.cluster.clone(), prefix.into_bytes())
+    }
+
+    /// Carries out many operations in one call. There is one result for each,
+    /// in the order given; those on the same key take effect in that order.
+    /// There is no atomicity: some may fail while others take effect.
+    ///
+    /// # Errors
+    /// The outer error is that of the whole call.
+    pub async fn batch(
+        &self,
+        operations: impl IntoIterator<Item = Operation>,
+    ) -> Result<Vec<Result<Outcome>>> {
+        let operations: Vec<Operation> = operations.into_iter().collect();
+        let comparisons: Vec<bool> = operations.iter().map(Operation::is_comparison).collect();
+        let resend = match operations.iter().all(Operation::is_read) {
+            true => Resend::Allowed,
+            false => Resend::Forbidden,
+        };
+        let request = v1::BatchRequest {
+            operations: operations.into_iter().map(v1::Operation::from).collect(),
+        };
+        let batch = |channel, request| async move { kv(channel).batch(request).await };
+        let results = self.cluster.call(resend, request, batch).await?.results;
+        if results.len() != comparisons.len() {
+            let message = format!("{} of {} operations", results.len(), comparisons.len());
+            return Err(Error::BadResponse { message });
+        }
+        let outcomes = results.into_iter().zip(comparisons);
+        Ok(outcomes
+            .map(|(result, comparison)| match Outcome::from_result(result) {
+                Err(error) if comparison => Err(error.of_comparison()),
+                outcome => outcome,
+            })
+            .collect())
+    }
+
+    /// Runs a command of the cluster's plugin on every replica of the shard that
+    /// `key` is routed to, and gives its response.
+    ///
+    /// # Errors
+    /// [`Error::Plugin`] if the plugin refuses or fails.
+    pub async fn apply(&self, key: impl IntoBytes, command: impl IntoBytes) -> Result<Bytes> {
+        let request = v1::ApplyRequest {
+            key: key.into_bytes(),
+            command: command.into_bytes(),
+        };
+        let apply = |channel, request| async move { machine(channel).apply(request).await };
+        let response = self.cluster.call(Resend::Forbidden, request, apply).await?;
+        Ok(response.response)
+    }
+
+    /// Runs a read-only request of the cluster's plugin, linearizably, on the
+    /// shard that `key` is routed to, and gives its response.
+    ///
+    /// # Errors
+    /// [`Error::Plugin`] if the plugin refuses or fails.
+    pub async fn query(&self, key: impl IntoBytes, request: impl IntoBytes) -> Result<Bytes> {
+        let request = v1::QueryRequest {
+            key: key.into_bytes(),
+            request: request.into_bytes(),
+            consistency: consistency(false).into(),
+        };
+        let query = |channel, request| async move { machine(channel).query(request).await };
+        let response = self.cluster.call(Resend::Allowed, request, query).await?;
+        Ok(response.response)
+    }
+
+    /// What one of the nodes knows of itself and its shards.
+    pub async fn status(&self) -> Result<v1::StatusResponse> {
+        let status = |channel, request| async move { admin(channel).status(request).await };
+        let request = v1::StatusRequest {};
+        self.cluster.call(Resend::Allowed, request, status).await
+    }
+}
+
+/// The key-value service over a connection.
+pub(crate) fn kv(channel: Channel) -> KvClient<Channel> {
+    KvClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+fn machine(channel: Channel) -> StateMachineClient<Channel> {
+    StateMachineClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+fn admin(channel: Channel) -> AdminClient<Channel> {
+    AdminClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}

@@ -1,0 +1,183 @@
+//! The replicated state machine of all shards on this node: storage and plugins
+//! joined.
+//!
+//! Applying a batch of log entries: each command is checked (does the shard own
+//! its slot, is it frozen, has the command expired), the rest run in the shard's
+//! plugin over the overlay, and data and applied position go to RocksDB in one
+//! write. Nothing is visible or acknowledged before that write.
+//!
+//! What each kind of entry is checked for, and where:
+//!
+//! | entry | when proposed | when applied |
+//! |---|---|---|
+//! | commands | slot routed to this shard | each: slot owned, shard not frozen, `not_after` not passed |
+//! | structural | exact epoch | exact epoch |
+
+mod apply;
+mod plugin_storage;
+mod plugins;
+mod query;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+};
+
+use parking_lot::{Mutex, RwLock};
+use raft_lite::{GroupId, ReplicaRecord};
+
+use crate::{
+    storage::{ApplyState, ShardRecord, Storage, StorageError, WriteSet},
+    wasm::{Executor, Limits, PluginModule},
+};
+
+pub use plugins::{PluginFileError, PluginStore};
+pub use query::{Query, QueryError, QueryReply};
+
+/// A shard's replica on this node.
+pub struct Shard {
+    record: ShardRecord,
+    module: PluginModule,
+    limits: Limits,
+    /// How far it got; changed only by the thread that applies its entries.
+    applied: Mutex<ApplyState>,
+}
+
+impl Shard {
+    /// What the shard is.
+    pub fn record(&self) -> &ShardRecord {
+        &self.record
+    }
+
+    /// The plugin it runs.
+    pub fn module(&self) -> &PluginModule {
+        &self.module
+    }
+
+    /// How far the replica got.
+    pub fn applied(&self) -> ApplyState {
+        *self.applied.lock()
+    }
+}
+
+/// All shards on this node. See the module.
+pub struct Machine {
+    storage: Arc<Storage>,
+    shards: RwLock<BTreeMap<GroupId, Arc<Shard>>>,
+    /// Executors that wait for the next batch, of commands or of queries.
+    appliers: Mutex<Vec<Executor>>,
+    readers: Mutex<Vec<Executor>>,
+}
+
+impl Machine {
+    /// The shards on record in `storage`, with their plugins from `plugins`.
+    pub fn open(storage: Arc<Storage>, plugins: &PluginStore) -> Result<Self, OpenError> {
+        let machine = Machine {
+            storage,
+            shards: RwLock::default(),
+            appliers: Mutex::default(),
+            readers: Mutex::default(),
+        };
+        for record in machine.storage.records()? {
+            machine.add(record, plugins)?;
+        }
+        Ok(machine)
+    }
+
+    /// Puts new shards on record, durably, before anything else knows of them.
+    pub fn create(
+        &self,
+        records: Vec<ShardRecord>,
+        plugins: &PluginStore,
+    ) -> Result<(), OpenError> {
+        let mut writes = WriteSet::new();
+        for record in &records {
+            writes.put_record(record);
+            writes.put_apply_state(record.group, &ApplyState::INITIAL);
+        }
+        self.storage.write(writes)?;
+        self.storage.flush()?;
+        for record in records {
+            self.add(record, plugins)?;
+        }
+        Ok(())
+    }
+
+    fn add(&self, record: ShardRecord, plugins: &PluginStore) -> Result<(), OpenError> {
+        let applied = Mutex::new(self.storage.apply_state(record.group)?);
+        let module = plugins.module(&record.plugin)?;
+        let group = record.group;
+        let shard = Shard { record, module, limits: Limits::default(), applied };
+        self.shards.write().insert(group, Arc::new(shard));
+        Ok(())
+    }
+
+    /// Notes that the shards' Raft logs exist from now on: if one is missing
+    /// later, it was lost.
+    pub fn note_started(&self) -> Result<(), StorageError> {
+        let mut writes = WriteSet::new();
+        let mut shards = self.shards.write();
+        let fresh: Vec<GroupId> =
+            shards.values().filter(|s| !s.record.started).map(|s| s.record.group).collect();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        for group in fresh {
+            let shard = &shards[&group];
+            let started = Shard {
+                record: ShardRecord { started: true, ..shard.record.clone() },
+                module: shard.module.clone(),
+                limits: shard.limits,
+                applied: Mutex::new(shard.applied()),
+            };
+            writes.put_record(&started.record);
+            shards.insert(group, Arc::new(started));
+        }
+        self.storage.write(writes)?;
+        self.storage.flush()
+    }
+
+    /// All shards, in the order of their groups.
+    pub fn shards(&self) -> Vec<Arc<Shard>> {
+        self.shards.read().values().cloned().collect()
+    }
+
+    /// A group's shard.
+    pub fn shard(&self, group: GroupId) -> Option<Arc<Shard>> {
+        self.shards.read().get(&group).cloned()
+    }
+
+    /// What raft-lite needs to know of a shard's replica at start-up.
+    pub fn replica_record(shard: &Shard) -> ReplicaRecord {
+        ReplicaRecord {
+            applied: shard.applied().applied,
+            started: shard.record.started,
+            applied_by_snapshot: shard.record.applied_by_snapshot,
+        }
+    }
+
+    /// The database below.
+    pub fn storage(&self) -> &Arc<Storage> {
+        &self.storage
+    }
+}
+
+/// Why the shards on record can not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The database failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A shard's plugin is missing or damaged.
+    #[error(transparent)]
+    Plugin(#[from] PluginFileError),
+}
+
+/// Runs `work` with an executor from `pool`, which gets it back.
+fn with_executor<T>(pool: &Mutex<Vec<Executor>>, work: impl FnOnce(&mut Executor) -> T) -> T {
+    let pooled = pool.lock().pop();
+    let mut executor = pooled.unwrap_or_default();
+    let result = work(&mut executor);
+    pool.lock().push(executor);
+    result
+}

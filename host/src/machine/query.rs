@@ -1,0 +1,97 @@
+//! Answering reads from one state of a shard.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft_lite::GroupId;
+
+use super::{Machine, with_executor};
+use crate::{
+    storage::{Overlay, OwnedSnapshot, ReadView, Slot},
+    wasm::{Call, HostError, PluginResult, QueryResult},
+};
+
+/// Fuel that a query may use on the thread that received it: about a
+/// millisecond. Longer ones move to a thread where nobody waits behind them.
+const INLINE_FUEL: u64 = 1_000_000;
+
+/// A read request for the plugin.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// The slot it reads.
+    pub slot: Slot,
+    /// What the plugin is given.
+    pub request: Bytes,
+}
+
+/// What became of a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueryReply {
+    /// What the plugin said.
+    Done(PluginResult),
+    /// The shard does not own the query's slot (any more).
+    SlotNotOwned,
+    /// It takes too long for the thread it was asked on.
+    TooLong,
+}
+
+/// Why no query of a batch could be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The node has no replica of the group.
+    #[error("this node has no replica of group {0}")]
+    NoShard(GroupId),
+    /// The shard is being merged into another.
+    #[error("the shard is frozen")]
+    Frozen,
+    /// The node failed.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+impl Machine {
+    /// Answers queries from one snapshot of a shard, in order. `inline`: those
+    /// that take long are given up as [`QueryReply::TooLong`].
+    pub fn query(
+        &self,
+        group: GroupId,
+        queries: &[Query],
+        inline: bool,
+    ) -> Result<Vec<QueryReply>, QueryError> {
+        let snapshot = Arc::new(OwnedSnapshot::new(Arc::clone(&self.storage)));
+        // Ownership is looked at after the snapshot was taken: a shard that owned
+        // a slot then still owned it in the snapshot.
+        let shard = self.shard(group).ok_or(QueryError::NoShard(group))?;
+        if shard.record.frozen {
+            return Err(QueryError::Frozen);
+        }
+        let applied = shard.applied();
+        let call = |query: &Query| Call {
+            slot: query.slot.0,
+            index: applied.applied.index.0,
+            time_ms: applied.time_ms,
+            position: 0,
+            seed: [0; 32],
+            payload: query.request.clone(),
+        };
+        let owned = |query: &Query| shard.record.owns(query.slot);
+        let calls: Vec<Call> = queries.iter().filter(|query| owned(query)).map(call).collect();
+        let view = ReadView::Snapshot(snapshot);
+        let overlay = Box::new(Overlay::new(view));
+        let outcome = with_executor(&self.readers, |executor| {
+            let fuel = inline.then_some(INLINE_FUEL);
+            executor.query(&shard.module, &shard.limits, fuel, calls, overlay)
+        })?;
+        let mut results = outcome.results.into_iter();
+        let reply = |query: &Query| {
+            if !owned(query) {
+                return QueryReply::SlotNotOwned;
+            }
+            match results.next().expect("each call has a result") {
+                QueryResult::Done(result) => QueryReply::Done(result),
+                QueryResult::OverBudget => QueryReply::TooLong,
+            }
+        };
+        Ok(queries.iter().map(reply).collect())
+    }
+}

@@ -1,0 +1,20 @@
+//! The state of all shards on this node, in one RocksDB column family.
+//!
+//! Data, group records and applied positions are written together, without a
+//! write-ahead log: the Raft log is the write-ahead log. What survives a crash
+//! is therefore the state after some prefix of each group's log, and replaying
+//! the log from the applied position brings the rest back.
+//!
+//! This module knows nothing of WebAssembly; `machine` joins the two.
+
+mod db;
+mod keys;
+mod overlay;
+mod record;
+mod view;
+
+pub use db::{Storage, StorageError, StorageOptions, WriteSet};
+pub use keys::{MAX_SLOTS, Slot, SlotRange, data_key, routing_key, slot_of};
+pub use overlay::{Overlay, RowSink, ScanBounds};
+pub use record::{ApplyState, PluginId, ShardRecord, VoterRecord};
+pub use view::{OwnedIterator, OwnedSnapshot, ReadView};

@@ -1,0 +1,249 @@
+//! RocksDB, as this program uses it: one column family, no write-ahead log.
+
+use std::{fs, path::Path};
+
+use raft_lite::GroupId;
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, Options, ReadOptions, ReadTier, WriteBatch,
+    WriteOptions,
+};
+
+use super::{
+    keys,
+    record::{ApplyState, ShardRecord},
+};
+
+/// The failure of the node's storage. It stops the replica it hits.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The database can not be opened.
+    #[error("cannot open the database in {path}: {source}")]
+    Open {
+        /// Its folder.
+        path: String,
+        /// What RocksDB said.
+        source: rocksdb::Error,
+    },
+    /// A read or write failed.
+    #[error("the database failed: {0}")]
+    Database(#[from] rocksdb::Error),
+    /// What was read makes no sense.
+    #[error("the record of group {group} is damaged: {reason}")]
+    Damaged {
+        /// The group.
+        group: GroupId,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Settings of the database.
+#[derive(Clone, Copy, Debug)]
+pub struct StorageOptions {
+    /// Size of one memtable; a structural entry waits for it to be flushed.
+    pub memtable_bytes: usize,
+    /// Size of the cache of uncompressed blocks.
+    pub block_cache_bytes: usize,
+}
+
+impl Default for StorageOptions {
+    fn default() -> Self {
+        StorageOptions { memtable_bytes: 32 << 20, block_cache_bytes: 256 << 20 }
+    }
+}
+
+/// The node's database.
+pub struct Storage {
+    pub(super) db: DB,
+    write_options: WriteOptions,
+}
+
+impl Storage {
+    /// Opens the database in `path`, making it if there is none.
+    pub fn open(path: &Path, options: StorageOptions) -> Result<Self, StorageError> {
+        let db = DB::open(&database_options(options), path).map_err(|source| {
+            StorageError::Open { path: path.display().to_string(), source }
+        })?;
+        let mut write_options = WriteOptions::default();
+        write_options.disable_wal(true);
+        Ok(Storage { db, write_options })
+    }
+
+    /// Calls `read` with the value stored under a key, or with none.
+    pub(super) fn get<R>(
+        &self,
+        key: &[u8],
+        read: impl FnOnce(Option<&[u8]>) -> R,
+    ) -> Result<R, StorageError> {
+        let value = self.db.get_pinned(key)?;
+        Ok(read(value.as_deref()))
+    }
+
+    /// Writes everything in `writes`, or nothing.
+    pub fn write(&self, writes: WriteSet) -> Result<(), StorageError> {
+        Ok(self.db.write_opt(&writes.batch, &self.write_options)?)
+    }
+
+    /// Brings everything written so far to the disk.
+    pub fn flush(&self) -> Result<(), StorageError> {
+        Ok(self.db.flush()?)
+    }
+
+    /// All replicas on record, in the order of their groups.
+    pub fn records(&self) -> Result<Vec<ShardRecord>, StorageError> {
+        let (low, high) = keys::record_bounds();
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(low);
+        options.set_iterate_upper_bound(high);
+        let mut records = Vec::new();
+        let mut iterator = self.db.raw_iterator_opt(options);
+        iterator.seek_to_first();
+        while let (Some(key), Some(value)) = (iterator.key(), iterator.value()) {
+            let record = ShardRecord::decode(value).map_err(|reason| {
+                let group = key.get(3..).and_then(|group| group.try_into().ok());
+                let group = GroupId(group.map_or(0, u64::from_be_bytes));
+                StorageError::Damaged { group, reason }
+            })?;
+            records.push(record);
+            iterator.next();
+        }
+        iterator.status()?;
+        Ok(records)
+    }
+
+    /// How far a group's replica got.
+    pub fn apply_state(&self, group: GroupId) -> Result<ApplyState, StorageError> {
+        self.read_apply_state(group, ReadOptions::default())
+    }
+
+    /// How far a group's replica got, of what would survive a crash now.
+    pub fn persisted_apply_state(&self, group: GroupId) -> Result<ApplyState, StorageError> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::Persisted);
+        self.read_apply_state(group, options)
+    }
+
+    fn read_apply_state(
+        &self,
+        group: GroupId,
+        options: ReadOptions,
+    ) -> Result<ApplyState, StorageError> {
+        match self.db.get_pinned_opt(keys::applied_key(group), &options)? {
+            None => Ok(ApplyState::INITIAL),
+            Some(bytes) => ApplyState::decode(&bytes).ok_or_else(|| StorageError::Damaged {
+                group,
+                reason: format!("its applied position has {} bytes", bytes.len()),
+            }),
+        }
+    }
+
+    /// A property of RocksDB's, as a number.
+    fn property(&self, name: &str) -> u64 {
+        self.db.property_int_value(name).ok().flatten().unwrap_or(0)
+    }
+
+    /// Bytes of memory in memtables and the block cache.
+    pub fn memory_bytes(&self) -> u64 {
+        self.property("rocksdb.cur-size-all-mem-tables") + self.property("rocksdb.block-cache-usage")
+    }
+}
+
+/// Bytes that the files below a folder take up; what vanishes while looking
+/// counts as nothing.
+pub(crate) fn folder_bytes(path: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else { return 0 };
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => folder_bytes(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
+}
+
+/// Changes to be written as one.
+#[derive(Default)]
+pub struct WriteSet {
+    batch: WriteBatch,
+}
+
+impl WriteSet {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.batch.put(key, value);
+    }
+
+    pub(super) fn delete(&mut self, key: &[u8]) {
+        self.batch.delete(key);
+    }
+
+    /// Notes how far a group's replica got.
+    pub fn put_apply_state(&mut self, group: GroupId, state: &ApplyState) {
+        self.put(&keys::applied_key(group), &state.encode());
+    }
+
+    /// Puts a replica on record.
+    pub fn put_record(&mut self, record: &ShardRecord) {
+        self.put(&keys::record_key(record.group), &record.encode());
+    }
+}
+
+fn database_options(settings: StorageOptions) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&Cache::new_lru_cache(settings.block_cache_bytes));
+    table.set_block_size(16 << 10);
+    table.set_bloom_filter(10.0, false);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_format_version(5);
+
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(settings.memtable_bytes);
+    options.set_max_write_buffer_number(4);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_max_background_jobs(2);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_keep_log_file_num(4);
+    options.set_max_open_files(1024);
+    // Everything is in one column family, and there is no write-ahead log whose
+    // order would have to be kept with others'.
+    options.set_atomic_flush(false);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use raft_lite::{Index, LogPosition, Term};
+
+    use super::*;
+
+    fn state(index: u64) -> ApplyState {
+        let applied = LogPosition { index: Index(index), term: Term(6) };
+        ApplyState { applied, time_ms: 1, state_hash: 2 }
+    }
+
+    #[test]
+    fn only_what_was_flushed_counts_as_persisted() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Storage::open(folder.path(), StorageOptions::default()).unwrap();
+        let group = GroupId(1);
+        let write = |index| {
+            let mut writes = WriteSet::new();
+            writes.put_apply_state(group, &state(index));
+            storage.write(writes).unwrap();
+        };
+        write(10);
+        assert_eq!(storage.apply_state(group).unwrap(), state(10));
+        assert_eq!(storage.persisted_apply_state(group).unwrap(), ApplyState::INITIAL);
+        storage.flush().unwrap();
+        write(11);
+        assert_eq!(storage.apply_state(group).unwrap(), state(11));
+        assert_eq!(storage.persisted_apply_state(group).unwrap(), state(10));
+    }
+}

@@ -1,0 +1,326 @@
+//! The checks that a module passes before anything of it is compiled: flat, named, in this order.
+//!
+//! What passes here can be linked and entered; what a plugin does at run time is left to the
+//! sandbox. The compiler's work is bounded too: by the module's size, and by the size and number of
+//! locals of one function, both of which also bound its stack frame.
+
+use wasmparser::{
+    CompositeInnerType, ExternalKind, FuncType, FunctionBody, MemoryType, Parser, Payload,
+    TableType, TypeRef, Validator, WasmFeatures,
+};
+
+use super::abi;
+use super::engine::FEATURES;
+use super::error::ModuleError;
+use super::limits::MAX_TABLE_ELEMENTS;
+use super::manifest::Manifest;
+
+/// The largest module that can be uploaded.
+pub const MAX_MODULE_BYTES: usize = 16 << 20;
+/// The largest memory that a module may ask for at its start; a shard's limit may be lower.
+const MAX_INITIAL_MEMORY_BYTES: u64 = 1 << 30;
+const MAX_FUNCTIONS: u64 = 100_000;
+const MAX_FUNCTION_BYTES: u64 = 1 << 20;
+const MAX_LOCALS: u64 = 4_096;
+const MAX_GLOBALS: u64 = 10_000;
+const MAX_TABLES: u64 = 4;
+const PAGE_BYTES: u64 = 64 << 10;
+
+/// What the checks found out about a module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModuleInfo {
+    /// Its custom section.
+    pub manifest: Manifest,
+    /// The memory that every instance starts with, in bytes. More than a shard's limit means that
+    /// each of its commands fails.
+    pub initial_memory_bytes: u64,
+    /// Whether it exports `migrate`.
+    pub has_migrate: bool,
+}
+
+/// Checks a module without compiling it.
+///
+/// # Errors
+/// The first thing that is the matter.
+pub fn check(bytes: &[u8]) -> Result<ModuleInfo, ModuleError> {
+    check_size(bytes)?;
+    check_is_core_module(bytes)?;
+    check_features(bytes)?;
+    let outline = Outline::read(bytes).map_err(|e| ModuleError::Invalid(e.message().to_owned()))?;
+    let manifest = check_manifest(&outline)?;
+    check_imports(&outline)?;
+    check_exports(&outline)?;
+    check_start(&outline)?;
+    check_memory(&outline)?;
+    check_counts(&outline)?;
+    check_functions(&outline)?;
+    Ok(ModuleInfo {
+        manifest,
+        initial_memory_bytes: outline.initial_memory_bytes(),
+        has_migrate: outline.export(abi::MIGRATE).is_some(),
+    })
+}
+
+/// The parts of a module that the checks look at.
+#[derive(Default)]
+struct Outline<'a> {
+    manifests: Vec<&'a [u8]>,
+    types: Vec<Option<FuncType>>,
+    imports: Vec<(&'a str, &'a str, TypeRef)>,
+    /// Type indices of imported and own functions, in index order.
+    functions: Vec<u32>,
+    tables: Vec<TableType>,
+    memories: Vec<MemoryType>,
+    globals: u64,
+    exports: Vec<(&'a str, ExternalKind, u32)>,
+    has_start: bool,
+    bodies: Vec<FunctionBody<'a>>,
+}
+
+impl<'a> Outline<'a> {
+    fn read(bytes: &'a [u8]) -> wasmparser::Result<Outline<'a>> {
+        let mut outline = Outline::default();
+        for payload in Parser::new(0).parse_all(bytes) {
+            outline.add(payload?)?;
+        }
+        Ok(outline)
+    }
+
+    fn add(&mut self, payload: Payload<'a>) -> wasmparser::Result<()> {
+        match payload {
+            Payload::CustomSection(section) if section.name() == abi::MANIFEST_SECTION => {
+                self.manifests.push(section.data());
+            }
+            Payload::TypeSection(groups) => {
+                for group in groups {
+                    for ty in group?.into_types() {
+                        self.types.push(match ty.composite_type.inner {
+                            CompositeInnerType::Func(ty) => Some(ty),
+                            _ => None,
+                        });
+                    }
+                }
+            }
+            Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    let import = import?;
+                    if let TypeRef::Func(ty) = import.ty {
+                        self.functions.push(ty);
+                    }
+                    self.imports.push((import.module, import.name, import.ty));
+                }
+            }
+            Payload::FunctionSection(types) => {
+                for ty in types {
+                    self.functions.push(ty?);
+                }
+            }
+            Payload::TableSection(tables) => {
+                for table in tables {
+                    self.tables.push(table?.ty);
+                }
+            }
+            Payload::MemorySection(memories) => {
+                for memory in memories {
+                    self.memories.push(memory?);
+                }
+            }
+            Payload::GlobalSection(globals) => self.globals = u64::from(globals.count()),
+            Payload::ExportSection(exports) => {
+                for export in exports {
+                    let export = export?;
+                    self.exports.push((export.name, export.kind, export.index));
+                }
+            }
+            Payload::StartSection { .. } => self.has_start = true,
+            Payload::CodeSectionEntry(body) => self.bodies.push(body),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn export(&self, name: &str) -> Option<(ExternalKind, u32)> {
+        self.exports.iter().find(|export| export.0 == name).map(|export| (export.1, export.2))
+    }
+
+    fn function_type(&self, index: u32) -> Option<&FuncType> {
+        self.type_at(*self.functions.get(index as usize)?)
+    }
+
+    fn type_at(&self, index: u32) -> Option<&FuncType> {
+        self.types.get(index as usize)?.as_ref()
+    }
+
+    fn initial_memory_bytes(&self) -> u64 {
+        self.memories.first().map_or(0, |memory| memory.initial.saturating_mul(PAGE_BYTES))
+    }
+}
+
+fn check_size(bytes: &[u8]) -> Result<(), ModuleError> {
+    if bytes.len() <= MAX_MODULE_BYTES {
+        return Ok(());
+    }
+    Err(ModuleError::TooLarge { size: bytes.len(), limit: MAX_MODULE_BYTES })
+}
+
+fn check_is_core_module(bytes: &[u8]) -> Result<(), ModuleError> {
+    if Parser::is_component(bytes) { Err(ModuleError::Component) } else { Ok(()) }
+}
+
+/// Valid with the allowed features; if not, the message depends on whether any features would do.
+fn check_features(bytes: &[u8]) -> Result<(), ModuleError> {
+    let Err(error) = Validator::new_with_features(FEATURES).validate_all(bytes) else {
+        return Ok(());
+    };
+    let message = format!("{} (at offset {:#x})", error.message(), error.offset());
+    let mut anything = Validator::new_with_features(WasmFeatures::all());
+    if anything.validate_all(bytes).is_ok() {
+        Err(ModuleError::Feature(message))
+    } else {
+        Err(ModuleError::Invalid(message))
+    }
+}
+
+fn check_manifest(outline: &Outline<'_>) -> Result<Manifest, ModuleError> {
+    match outline.manifests[..] {
+        [] => Err(ModuleError::NoManifest),
+        [section] => Manifest::parse(section),
+        _ => Err(ModuleError::Manifest("it occurs more than once".to_owned())),
+    }
+}
+
+fn check_imports(outline: &Outline<'_>) -> Result<(), ModuleError> {
+    for &(module, name, ty) in &outline.imports {
+        let allowed = abi::IMPORTS.iter().find(|import| import.name == name);
+        let (Some(allowed), true) = (allowed, module == abi::IMPORT_MODULE) else {
+            return Err(ModuleError::Import {
+                module: module.to_owned(),
+                name: name.to_owned(),
+                help: import_help(module).to_owned(),
+            });
+        };
+        let expected = FuncType::new(allowed.params.iter().copied(), allowed.results.iter().copied());
+        let found = match ty {
+            TypeRef::Func(ty) => outline.type_at(ty),
+            _ => None,
+        };
+        if found != Some(&expected) {
+            return Err(ModuleError::ImportType {
+                module: module.to_owned(),
+                name: name.to_owned(),
+                found: found.map_or("something that is not a function".to_owned(), signature),
+                expected: signature(&expected),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// How modules usually come to import from there, and how to get rid of it.
+fn import_help(module: &str) -> &'static str {
+    if module.starts_with("wasi") {
+        "there is no WASI here: build for `wasm32-unknown-unknown` rather than a `wasip1` target, \
+         and leave out what needs files, clocks, randomness or the network"
+    } else if module.starts_with("__wbindgen") || module == "wbg" {
+        "it is made by wasm-bindgen for browsers: find the dependency that pulls it in with `cargo \
+         tree -i wasm-bindgen` and switch off its `js` feature"
+    } else if module == "env" {
+        "it is an undefined symbol: link its definition in (AssemblyScript: `--use abort=`), or \
+         declare it in the module `raftkv_v1`"
+    } else if module == abi::IMPORT_MODULE {
+        "ABI 1 does not have it; see docs/plugin-abi.md for those it has"
+    } else {
+        "all imports come from the module `raftkv_v1`; see docs/plugin-abi.md"
+    }
+}
+
+fn signature(ty: &FuncType) -> String {
+    let list = |types: &[wasmparser::ValType]| {
+        types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    format!("({}) -> ({})", list(ty.params()), list(ty.results()))
+}
+
+fn check_exports(outline: &Outline<'_>) -> Result<(), ModuleError> {
+    check_entry(outline, abi::APPLY, true)?;
+    check_entry(outline, abi::QUERY, true)?;
+    check_entry(outline, abi::MIGRATE, false)?;
+    let problem = match outline.export(abi::MEMORY) {
+        Some((ExternalKind::Memory, _)) => return Ok(()),
+        Some(_) => "is not a memory: give that export another name",
+        None => "is missing: export the linear memory (wasm-ld does unless told otherwise)",
+    };
+    Err(ModuleError::Export { name: abi::MEMORY, problem: problem.to_owned() })
+}
+
+fn check_entry(
+    outline: &Outline<'_>,
+    name: &'static str,
+    required: bool,
+) -> Result<(), ModuleError> {
+    let problem = match outline.export(name) {
+        None if !required => return Ok(()),
+        None => "is missing: export a function of type () -> () (in Rust, use the SDK's macro)"
+            .to_owned(),
+        Some((ExternalKind::Func, index)) => match outline.function_type(index) {
+            Some(ty) if ty.params().is_empty() && ty.results().is_empty() => return Ok(()),
+            Some(ty) => format!("has the type {}, the ABI says () -> ()", signature(ty)),
+            None => "has no type".to_owned(),
+        },
+        Some(_) => "is not a function: give that export another name".to_owned(),
+    };
+    Err(ModuleError::Export { name, problem })
+}
+
+fn check_start(outline: &Outline<'_>) -> Result<(), ModuleError> {
+    if outline.has_start { Err(ModuleError::StartFunction) } else { Ok(()) }
+}
+
+fn check_memory(outline: &Outline<'_>) -> Result<(), ModuleError> {
+    at_most(
+        "the initial memory in bytes",
+        outline.initial_memory_bytes(),
+        MAX_INITIAL_MEMORY_BYTES,
+        "ask for less with the linker's `--initial-memory`, and keep state in storage",
+    )
+}
+
+fn check_counts(outline: &Outline<'_>) -> Result<(), ModuleError> {
+    const SPLIT: &str = "a plugin of that size is several plugins";
+    at_most("the number of functions", outline.functions.len() as u64, MAX_FUNCTIONS, SPLIT)?;
+    at_most("the number of globals", outline.globals, MAX_GLOBALS, SPLIT)?;
+    at_most("the number of tables", outline.tables.len() as u64, MAX_TABLES, SPLIT)?;
+    for table in &outline.tables {
+        let limit = MAX_TABLE_ELEMENTS as u64;
+        at_most("the number of elements of a table", table.initial, limit, SPLIT)?;
+    }
+    Ok(())
+}
+
+fn check_functions(outline: &Outline<'_>) -> Result<(), ModuleError> {
+    const OPTIMISE: &str = "build with optimisation, or split the function";
+    let imported = outline.functions.len() - outline.bodies.len();
+    for (position, body) in outline.bodies.iter().enumerate() {
+        let index = imported + position;
+        let bytes = body.range().len() as u64;
+        at_most(&format!("the size of function {index}"), bytes, MAX_FUNCTION_BYTES, OPTIMISE)?;
+        let locals = count_locals(body).map_err(|e| ModuleError::Invalid(e.message().to_owned()))?;
+        at_most(&format!("the number of locals of function {index}"), locals, MAX_LOCALS, OPTIMISE)?;
+    }
+    Ok(())
+}
+
+fn count_locals(body: &FunctionBody<'_>) -> wasmparser::Result<u64> {
+    let mut locals = 0;
+    for group in body.get_locals_reader()? {
+        locals += u64::from(group?.0);
+    }
+    Ok(locals)
+}
+
+fn at_most(what: &str, found: u64, limit: u64, help: &'static str) -> Result<(), ModuleError> {
+    if found <= limit {
+        return Ok(());
+    }
+    Err(ModuleError::Limit { what: what.to_owned(), found, limit, help })
+}

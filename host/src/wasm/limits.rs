@@ -1,0 +1,36 @@
+//! What one command may use. Part of a shard's replicated configuration: replicas that disagree on
+//! a limit disagree on which commands fail.
+
+/// The sizes that no setting changes, because they are the ABI's or the host's own safety.
+pub const MAX_RESPONSE_BYTES: usize = 16 << 20;
+/// The longest failure message that is recorded; longer ones are cut at a character.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 10;
+/// The longest log line; longer ones are cut at a character.
+pub(super) const MAX_LOG_LINE_BYTES: usize = 1 << 10;
+/// Log lines of one instance that reach the node's log within one second.
+pub(super) const MAX_LOG_LINES_PER_SECOND: u32 = 100;
+/// Elements that one table may have.
+pub(super) const MAX_TABLE_ELEMENTS: usize = 100_000;
+
+/// Limits for one command, all replicas of a shard alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Fuel for one command, in units of the ABI's table.
+    pub fuel_per_command: u64,
+    /// The most linear memory an instance may have, in bytes.
+    pub memory_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { fuel_per_command: 100_000_000, memory_bytes: 64 << 20 }
+    }
+}
+
+impl Limits {
+    /// What a kept instance gets: half of both, so that a success on it implies one on a fresh
+    /// instance with all of both.
+    pub(super) fn halved(&self) -> Limits {
+        Limits { fuel_per_command: self.fuel_per_command / 2, memory_bytes: self.memory_bytes / 2 }
+    }
+}

@@ -1,0 +1,198 @@
+//! Applies committed entries and answers those who wait for them.
+//!
+//! An applier takes what has queued up for many groups, gives it to the state
+//! machine as one batch, and only then answers. A group belongs to one applier,
+//! so its entries stay in order, and a read queued behind entries is answered
+//! after them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
+
+use crate::{
+    entry::Payload,
+    log_store::LogEntry,
+    proposal::{PendingRead, PendingReply, RequestError},
+    shared::GroupShared,
+    state_machine::{ApplyError, CommandOutcome, CommittedEntry, GroupEntries, StateMachine},
+    types::{GroupId, Index, LogPosition},
+};
+
+/// Those who wait for the outcomes of one entry's commands.
+pub(crate) struct EntryReplies {
+    pub(crate) index: Index,
+    /// Each with the number of its commands, in the entry's order.
+    pub(crate) replies: Vec<(PendingReply, usize)>,
+}
+
+/// Work for an applier.
+pub(crate) enum ApplyTask {
+    /// Apply these entries, which follow the group's last ones.
+    Entries {
+        group: Arc<GroupShared>,
+        entries: Vec<LogEntry>,
+        replies: Vec<EntryReplies>,
+        /// Their share of the group's backlog.
+        bytes: usize,
+    },
+    /// Answer these reads: all entries they must see are ahead in the queue.
+    Reads {
+        group: Arc<GroupShared>,
+        reads: Vec<PendingRead>,
+    },
+}
+
+impl ApplyTask {
+    pub(crate) fn group(&self) -> GroupId {
+        match self {
+            ApplyTask::Entries { group, .. } | ApplyTask::Reads { group, .. } => group.group,
+        }
+    }
+}
+
+/// One group's share of a batch.
+struct GroupWork {
+    group: Arc<GroupShared>,
+    replies: Vec<EntryReplies>,
+    bytes: usize,
+}
+
+pub(crate) struct Applier {
+    state_machine: Arc<dyn StateMachine>,
+    /// Tells a group's worker that the backlog has room again.
+    wake: Box<dyn Fn(GroupId) + Send>,
+}
+
+impl Applier {
+    pub(crate) fn new(
+        state_machine: Arc<dyn StateMachine>,
+        wake: Box<dyn Fn(GroupId) + Send>,
+    ) -> Self {
+        Applier { state_machine, wake }
+    }
+
+    /// Applies everything that has queued up, as one batch.
+    pub(crate) fn run(&self, tasks: Vec<ApplyTask>) {
+        let mut batch: BTreeMap<GroupId, (GroupEntries, GroupWork)> = BTreeMap::new();
+        let mut reads = Vec::new();
+        for task in tasks {
+            match task {
+                ApplyTask::Entries { group, entries, replies, bytes } => {
+                    add_entries(&mut batch, group, entries, replies, bytes);
+                }
+                ApplyTask::Reads { group, reads: waiting } => reads.push((group, waiting)),
+            }
+        }
+        let (mut entries, mut work): (Vec<_>, Vec<_>) = batch.into_values().unzip();
+        let mut outcomes = Vec::new();
+        while let Err(error) = self.state_machine.apply(&entries, &mut outcomes) {
+            // Nothing of the batch was stored. The others go on without this group.
+            outcomes.clear();
+            drop_group(&mut entries, &mut work, error);
+        }
+        self.finish(entries, work, outcomes);
+        for (group, waiting) in reads {
+            let applied = group.applied();
+            let result = match group.halted() {
+                None => Ok(applied),
+                Some(reason) => Err(RequestError::Unavailable(reason.to_owned())),
+            };
+            for read in waiting {
+                read.send(result.clone());
+            }
+        }
+    }
+
+    /// Publishes what was applied and answers the commands.
+    fn finish(
+        &self,
+        entries: Vec<GroupEntries>,
+        work: Vec<GroupWork>,
+        outcomes: Vec<CommandOutcome>,
+    ) {
+        let mut outcomes = outcomes.into_iter();
+        for (group_entries, work) in entries.into_iter().zip(work) {
+            if let Some(last) = group_entries.entries.last() {
+                work.group.set_applied(last.position.index);
+            }
+            work.group.shrink_apply_backlog(work.bytes);
+            let mut replies = work.replies.into_iter().peekable();
+            for entry in &group_entries.entries {
+                let count = entry.payload.as_ref().map_or(0, |payload| payload.commands.len());
+                let mut of_entry = outcomes.by_ref().take(count);
+                if let Some(waiting) =
+                    replies.next_if(|waiting| waiting.index == entry.position.index)
+                {
+                    for (reply, count) in waiting.replies {
+                        reply.send(Ok(of_entry.by_ref().take(count).collect()));
+                    }
+                }
+                of_entry.for_each(drop);
+            }
+            if work.group.wants_wake.load(Ordering::SeqCst) {
+                (self.wake)(work.group.group);
+            }
+        }
+        assert!(outcomes.next().is_none(), "the state machine gave more outcomes than commands");
+    }
+}
+
+/// Decodes entries and adds them to their group's share of the batch.
+fn add_entries(
+    batch: &mut BTreeMap<GroupId, (GroupEntries, GroupWork)>,
+    group: Arc<GroupShared>,
+    entries: Vec<LogEntry>,
+    replies: Vec<EntryReplies>,
+    bytes: usize,
+) {
+    let decoded = match decode(&entries) {
+        Ok(decoded) if group.halted().is_none() => decoded,
+        Ok(_) => {
+            let reason = group.halted().unwrap_or_default().to_owned();
+            return refuse(replies, &reason);
+        }
+        Err(reason) => {
+            group.halt(reason.clone());
+            return refuse(replies, &reason);
+        }
+    };
+    let id = group.group;
+    let (group_entries, work) = batch.entry(id).or_insert_with(|| {
+        let entries = GroupEntries { group: id, entries: Vec::new() };
+        (entries, GroupWork { group, replies: Vec::new(), bytes: 0 })
+    });
+    group_entries.entries.extend(decoded);
+    work.replies.extend(replies);
+    work.bytes += bytes;
+}
+
+fn decode(entries: &[LogEntry]) -> Result<Vec<CommittedEntry>, String> {
+    let decode_one = |entry: &LogEntry| {
+        let position = LogPosition { index: entry.index(), term: entry.term() };
+        match Payload::decode_entry(entry.data().clone()) {
+            Ok(payload) => Ok(CommittedEntry { position, payload }),
+            Err(error) => Err(format!("log entry {} can not be read: {error}", position.index)),
+        }
+    };
+    entries.iter().map(decode_one).collect()
+}
+
+/// Takes the group that failed out of the batch and out of service.
+fn drop_group(entries: &mut Vec<GroupEntries>, work: &mut Vec<GroupWork>, error: ApplyError) {
+    let failed = entries
+        .iter()
+        .position(|group_entries| group_entries.group == error.group)
+        .expect("the group that failed is part of the batch");
+    entries.remove(failed);
+    let work = work.remove(failed);
+    let reason = error.to_string();
+    work.group.halt(reason.clone());
+    refuse(work.replies, &reason);
+}
+
+fn refuse(replies: Vec<EntryReplies>, reason: &str) {
+    for (reply, _) in replies.into_iter().flat_map(|waiting| waiting.replies) {
+        reply.send(Err(RequestError::Unavailable(reason.to_owned())));
+    }
+}

@@ -1,0 +1,77 @@
+//! Settings of the runtime.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    startup::ReplicaRecord,
+    types::{GroupId, NodeId, ReplicaId},
+};
+
+/// Settings that hold for all groups of a node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Threads that run the groups' Raft rounds; a group belongs to one.
+    pub workers: usize,
+    /// Threads that apply committed entries; a group belongs to one.
+    pub appliers: usize,
+    /// Time between two ticks.
+    pub tick_interval: Duration,
+    /// Ticks without a leader after which a follower stands for election, at the
+    /// least; at most twice as many.
+    pub election_ticks: usize,
+    /// Ticks between two heartbeats.
+    pub heartbeat_ticks: usize,
+    /// Inputs that may wait at one worker.
+    pub inbox_capacity: usize,
+    /// Bytes of commands that may be accepted and not yet answered.
+    pub proposal_budget_bytes: usize,
+    /// Bytes of commands merged into one entry, unless a single proposal has more.
+    pub max_entry_bytes: usize,
+    /// Bytes of a group's committed entries that may wait to be applied.
+    pub apply_backlog_bytes: usize,
+    /// Entries that must have become unnecessary before a log is truncated.
+    pub compact_threshold_entries: u64,
+    /// Seed of everything that is drawn at random.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            workers: 1,
+            appliers: 1,
+            tick_interval: Duration::from_millis(50),
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            inbox_capacity: 65_536,
+            proposal_budget_bytes: 256 << 20,
+            max_entry_bytes: 1 << 20,
+            apply_backlog_bytes: 32 << 20,
+            compact_threshold_entries: 1024,
+            seed: 0,
+        }
+    }
+}
+
+impl Config {
+    /// The least time without a leader after which a follower may stand for
+    /// election, and for which a vote is withheld after contact with a leader.
+    pub fn election_timeout(&self) -> Duration {
+        self.tick_interval * self.election_ticks as u32
+    }
+}
+
+/// A replica that the state machine has on record.
+#[derive(Clone, Debug)]
+pub struct GroupDescriptor {
+    /// The group.
+    pub group: GroupId,
+    /// The replica on this node.
+    pub replica: ReplicaId,
+    /// All voters and their nodes, this one among them.
+    pub voters: BTreeMap<ReplicaId, NodeId>,
+    /// The shard's epoch, written into every entry this replica proposes.
+    pub epoch: u64,
+    /// What is on record of the replica's progress.
+    pub record: ReplicaRecord,
+}

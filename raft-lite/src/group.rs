@@ -1,0 +1,655 @@
+//! One replica of one group: `raft`'s node, the requests under way in it, and
+//! the ordered steps of a round.
+//!
+//! A round calls, in this order and with nothing in between for this group:
+//! any number of `step`, `tick`, `propose` and `read`; then [`Group::collect`],
+//! which takes `raft`'s `Ready` and adds to the round's log write; then, once
+//! that write is durable, [`Group::complete`].
+//!
+//! Rules kept here (see `ARCHITECTURE.md`):
+//! - messages leave before the log is synced only if neither term nor vote
+//!   changed since they were last written;
+//! - the hard state is written whenever it differs from the last one written;
+//! - votes are withheld, and no election is started, for an election timeout
+//!   after the last contact with a leader of the current term (the *vote gate*);
+//! - a read waits for the leader's confirmation under a context never used
+//!   before, and is asked again when no answer comes.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    mem,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use raft::{
+    RawNode, Ready, StateRole,
+    eraftpb::{self, MessageType},
+};
+use rand::{Rng, rngs::SmallRng};
+
+use crate::{
+    applier::{ApplyTask, EntryReplies},
+    clock::BootTime,
+    config::{Config, GroupDescriptor},
+    entry::{EntryKind, Payload},
+    group_storage::GroupStorage,
+    log_store::{LogChange, LogEntry, LogStoreError},
+    logger::logger,
+    message::RaftMessage,
+    proposal::{PendingProposal, PendingRead, PendingReply, RequestError},
+    round::Round,
+    shared::{GroupShared, Role},
+    types::{GroupId, HardState, Index, LogPosition, NodeId, ReplicaId, Term},
+};
+
+/// `raft`'s mark on a vote request that a leader's transfer asked for.
+const TRANSFER_CONTEXT: &[u8] = b"CampaignTransfer";
+
+/// A group's failure that takes this replica out of service.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GroupError {
+    #[error("raft: {0}")]
+    Raft(#[from] raft::Error),
+    #[error(transparent)]
+    Log(#[from] LogStoreError),
+    #[error("the leader says index {commit} is committed, but this replica's log ends at {last}: it lost entries it had acknowledged")]
+    CommitBeyondLog { commit: Index, last: Index },
+    #[error("a change of membership was committed, which this version can not apply")]
+    UnexpectedMembershipChange,
+}
+
+/// Proposals that share an entry, waiting for it to be applied.
+struct InFlight {
+    position: LogPosition,
+    replies: Vec<(PendingReply, usize)>,
+}
+
+/// A `Ready` between `collect` and `complete`, with what is done with it then.
+struct Collected {
+    ready: Ready,
+    /// Messages that must not leave before the log is synced.
+    late: Vec<eraftpb::Message>,
+    committed: Vec<eraftpb::Entry>,
+}
+
+/// Reads that wait for the leader's confirmation.
+struct UnconfirmedReads {
+    asked: BootTime,
+    reads: Vec<PendingRead>,
+}
+
+pub(crate) struct Group {
+    pub(crate) shared: Arc<GroupShared>,
+    node: RawNode<GroupStorage>,
+    voters: BTreeMap<ReplicaId, NodeId>,
+    epoch: u64,
+    rng: SmallRng,
+    election_timeout: Duration,
+    max_entry_bytes: usize,
+    apply_backlog_bytes: usize,
+
+    /// The hard state last given to the log.
+    written: HardState,
+    collected: Option<Collected>,
+
+    /// When a leader of the current term was last heard.
+    last_contact: BootTime,
+    /// The election timeout drawn last, in ticks, and the state it was drawn for.
+    drawn_timeout: usize,
+    drawn_for: (u64, StateRole, u64),
+    was_leader: bool,
+
+    proposals: Vec<PendingProposal>,
+    in_flight: VecDeque<InFlight>,
+    last_time_ms: u64,
+
+    new_reads: Vec<PendingRead>,
+    unconfirmed: BTreeMap<u64, UnconfirmedReads>,
+    next_read_context: u64,
+    /// Confirmed reads at an index that was not handed to the applier yet.
+    confirmed: Vec<(Index, Vec<PendingRead>)>,
+
+    /// Last index handed to the applier, and last index there is to hand over.
+    handed: Index,
+    committed: Index,
+    /// What every replica is known to hold durably.
+    replicated_by_all: Index,
+}
+
+impl Group {
+    pub(crate) fn new(
+        descriptor: GroupDescriptor,
+        storage: GroupStorage,
+        config: &Config,
+        mut rng: SmallRng,
+        now: BootTime,
+    ) -> Result<Self, GroupError> {
+        let applied = descriptor.record.applied.index;
+        let raft_config = raft::Config {
+            id: descriptor.replica.0,
+            applied: applied.0,
+            election_tick: config.election_ticks,
+            heartbeat_tick: config.heartbeat_ticks,
+            max_size_per_msg: 1 << 20,
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            batch_append: true,
+            max_uncommitted_size: config.proposal_budget_bytes as u64,
+            max_committed_size_per_ready: 4 << 20,
+            ..Default::default()
+        };
+        let written = storage.initial_hard_state();
+        let next_read_context = rng.random();
+        let mut group = Group {
+            shared: Arc::new(GroupShared::new(descriptor.group, descriptor.replica, applied)),
+            node: RawNode::new(&raft_config, storage, &logger())?,
+            voters: descriptor.voters,
+            epoch: descriptor.epoch,
+            rng,
+            election_timeout: config.election_timeout(),
+            max_entry_bytes: config.max_entry_bytes,
+            apply_backlog_bytes: config.apply_backlog_bytes,
+            written,
+            collected: None,
+            last_contact: now,
+            drawn_timeout: 0,
+            drawn_for: (0, StateRole::Follower, u64::MAX),
+            was_leader: false,
+            proposals: Vec::new(),
+            in_flight: VecDeque::new(),
+            last_time_ms: 0,
+            new_reads: Vec::new(),
+            unconfirmed: BTreeMap::new(),
+            next_read_context,
+            confirmed: Vec::new(),
+            handed: applied,
+            committed: applied,
+            replicated_by_all: Index(0),
+        };
+        group.after_step();
+        if group.is_sole_voter() {
+            // There is nobody whose lease or vote could stand against it.
+            group.node.campaign()?;
+            group.after_step();
+        }
+        Ok(group)
+    }
+
+    pub(crate) fn id(&self) -> GroupId {
+        self.shared.group
+    }
+
+    fn is_sole_voter(&self) -> bool {
+        self.voters.len() == 1
+    }
+
+    fn is_leader(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    /// The node that leads the group, as far as known.
+    fn leader_node(&self) -> Option<NodeId> {
+        self.voters.get(&ReplicaId(self.node.raft.leader_id)).copied()
+    }
+
+    fn not_leader(&self) -> RequestError {
+        RequestError::NotLeader { leader: self.leader_node() }
+    }
+
+    /// Whether votes are withheld and elections put off.
+    fn gate_closed(&self, now: BootTime) -> bool {
+        !self.is_sole_voter() && now < self.last_contact + self.election_timeout
+    }
+
+    /// Steps a message from another replica.
+    pub(crate) fn step(&mut self, message: RaftMessage, now: BootTime) -> Result<(), GroupError> {
+        let replicated_by_all = Index(message.replicated_by_all());
+        let mut message = match message.into_raft() {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::warn!(group = self.id().0, "dropped a Raft message: {error}");
+                return Ok(());
+            }
+        };
+        let kind = message.get_msg_type();
+        match kind {
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
+                if message.context != TRANSFER_CONTEXT && self.gate_closed(now) {
+                    return Ok(());
+                }
+            }
+            MessageType::MsgHeartbeat if message.term >= self.node.raft.term => {
+                let (commit, last) = (Index(message.commit), self.last_index());
+                if commit > last {
+                    return Err(GroupError::CommitBeyondLog { commit, last });
+                }
+            }
+            MessageType::MsgAppendResponse if message.reject => {
+                // raft-rs 0.7.0 may move the next index back to the matched one
+                // (fixed by tikv/raft-rs#557): what is matched is never asked again.
+                if let Some(progress) = self.node.raft.prs().get(message.from) {
+                    if message.index <= progress.matched {
+                        return Ok(());
+                    }
+                    message.reject_hint = message.reject_hint.max(progress.matched);
+                }
+            }
+            _ => {}
+        }
+        let (term, is_contact) = (message.term, is_leader_contact(kind));
+        match self.node.step(message) {
+            Ok(()) | Err(raft::Error::StepPeerNotFound | raft::Error::ProposalDropped) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if is_contact && term == self.node.raft.term {
+            self.last_contact = now;
+            self.replicated_by_all = self.replicated_by_all.max(replicated_by_all);
+        }
+        self.after_step();
+        Ok(())
+    }
+
+    /// One tick of the logical clock. Returns whether there may be work to do.
+    pub(crate) fn tick(&mut self, now: BootTime) -> bool {
+        self.retry_stale_reads(now);
+        let raft = &self.node.raft;
+        let would_campaign = !self.is_leader()
+            && raft.promotable()
+            && raft.election_elapsed + 1 >= raft.randomized_election_timeout();
+        if would_campaign && self.gate_closed(now) {
+            return false;
+        }
+        let ticked = self.node.tick();
+        self.after_step();
+        ticked || self.hard_state() != self.written || !self.new_reads.is_empty()
+    }
+
+    /// Accepts commands; they are proposed when the round is collected.
+    pub(crate) fn propose(&mut self, proposal: PendingProposal) {
+        self.proposals.push(proposal);
+    }
+
+    /// Accepts a linearizable read.
+    pub(crate) fn read(&mut self, read: PendingRead) {
+        self.new_reads.push(read);
+    }
+
+    /// Keeps what `raft` must not decide by itself: draws the election timeout
+    /// from the injected generator, and notices the loss of leadership.
+    fn after_step(&mut self) {
+        let raft = &mut self.node.raft;
+        let state = (raft.term, raft.state, raft.leader_id);
+        if state != self.drawn_for {
+            let base = raft.election_timeout();
+            self.drawn_timeout = self.rng.random_range(base..2 * base);
+            self.drawn_for = state;
+        }
+        raft.set_randomized_election_timeout(self.drawn_timeout);
+        let leads = self.is_leader();
+        if self.was_leader && !leads {
+            self.fail_requests();
+        }
+        self.was_leader = leads;
+    }
+
+    /// Answers everything that only a leader can answer.
+    fn fail_requests(&mut self) {
+        for in_flight in mem::take(&mut self.in_flight) {
+            for (reply, _) in in_flight.replies {
+                reply.send(Err(RequestError::OutcomeUnknown));
+            }
+        }
+        let unconfirmed = mem::take(&mut self.unconfirmed);
+        for read in unconfirmed.into_values().flat_map(|waiting| waiting.reads) {
+            read.send(Err(self.not_leader()));
+        }
+    }
+
+    /// Merges the proposals that wait into as few entries as their sizes allow.
+    fn propose_waiting(&mut self, unix_millis: u64) {
+        if self.proposals.is_empty() {
+            return;
+        }
+        if !self.is_leader() {
+            let error = self.not_leader();
+            for proposal in self.proposals.drain(..) {
+                proposal.reply.send(Err(error.clone()));
+            }
+            return;
+        }
+        self.last_time_ms = self.last_time_ms.max(unix_millis);
+        let mut waiting = mem::take(&mut self.proposals).into_iter().peekable();
+        while let Some(first) = waiting.next() {
+            let mut bytes = proposal_bytes(&first);
+            let mut merged = vec![first];
+            while let Some(next) =
+                waiting.next_if(|next| bytes + proposal_bytes(next) <= self.max_entry_bytes)
+            {
+                bytes += proposal_bytes(&next);
+                merged.push(next);
+            }
+            self.propose_entry(merged);
+        }
+    }
+
+    fn propose_entry(&mut self, merged: Vec<PendingProposal>) {
+        let mut payload = Payload {
+            kind: EntryKind::Commands as i32,
+            epoch: self.epoch,
+            time_ms: self.last_time_ms,
+            ..Default::default()
+        };
+        let mut replies = Vec::with_capacity(merged.len());
+        for proposal in merged {
+            replies.push((proposal.reply, proposal.commands.len()));
+            payload.commands.extend(proposal.commands);
+        }
+        match self.node.propose(Vec::new(), payload.encode_entry()) {
+            Ok(()) => {
+                let position = LogPosition {
+                    index: self.last_index(),
+                    term: Term(self.node.raft.term),
+                };
+                self.in_flight.push_back(InFlight { position, replies });
+            }
+            Err(error) => {
+                tracing::debug!(group = self.id().0, "proposal dropped: {error}");
+                for (reply, _) in replies {
+                    reply.send(Err(RequestError::Overloaded));
+                }
+            }
+        }
+    }
+
+    /// Asks the leader's confirmation for the reads that wait.
+    fn ask_reads(&mut self, now: BootTime) {
+        if self.new_reads.is_empty() {
+            return;
+        }
+        if !self.is_leader() {
+            let error = self.not_leader();
+            for read in self.new_reads.drain(..) {
+                read.send(Err(error.clone()));
+            }
+            return;
+        }
+        // Before the first commit of its term `raft` drops reads silently: they
+        // wait here until then.
+        if !self.node.raft.commit_to_current_term() {
+            return;
+        }
+        let context = self.next_read_context;
+        self.next_read_context = self.next_read_context.wrapping_add(1);
+        let reads = mem::take(&mut self.new_reads);
+        self.unconfirmed.insert(context, UnconfirmedReads { asked: now, reads });
+        self.node.read_index(context.to_be_bytes().to_vec());
+    }
+
+    /// Takes back reads whose confirmation did not come in time: the message may
+    /// have been lost. They are asked again under a new context.
+    fn retry_stale_reads(&mut self, now: BootTime) {
+        let timeout = self.election_timeout;
+        let stale = self.unconfirmed.extract_if(.., |_, waiting| now >= waiting.asked + timeout);
+        let stale: Vec<_> = stale.flat_map(|(_, waiting)| waiting.reads).collect();
+        self.new_reads.extend(stale);
+    }
+
+    fn hard_state(&self) -> HardState {
+        let state = self.node.raft.hard_state();
+        HardState {
+            term: Term(state.term),
+            vote: (state.vote != raft::INVALID_ID).then_some(ReplicaId(state.vote)),
+            commit: Index(state.commit),
+        }
+    }
+
+    fn last_index(&self) -> Index {
+        Index(self.node.raft.raft_log.last_index())
+    }
+
+    /// Takes what there is to write and send, and adds it to the round.
+    pub(crate) fn collect(&mut self, round: &mut Round) -> Result<(), GroupError> {
+        self.propose_waiting(round.unix_millis);
+        self.ask_reads(round.now);
+        let applied = self.shared.applied();
+        if applied.0 > self.node.raft.raft_log.applied {
+            self.node.advance_apply_to(applied.0);
+        }
+        let has_ready = self.node.has_ready();
+        let hard_state = self.hard_state();
+        let ballot_changed =
+            (hard_state.term, hard_state.vote) != (self.written.term, self.written.vote);
+        if has_ready {
+            let mut ready = self.node.ready();
+            let mut late = ready.take_persisted_messages();
+            let early = ready.take_messages();
+            if ballot_changed {
+                late.extend(early);
+            } else {
+                self.send(early, round);
+            }
+            let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(LogEntry).collect();
+            if !entries.is_empty() {
+                self.node.mut_store().append(&entries);
+                round.write.push(self.id(), LogChange::Append(entries));
+                round.must_sync = true;
+            }
+            for state in ready.take_read_states() {
+                self.confirm_reads(Index(state.index), &state.request_ctx);
+            }
+            let committed = ready.take_committed_entries();
+            self.collected = Some(Collected { ready, late, committed });
+        }
+        if hard_state != self.written {
+            round.write.push(self.id(), LogChange::HardState(hard_state));
+            round.must_sync |= ballot_changed;
+            self.written = hard_state;
+        }
+        Ok(())
+    }
+
+    fn confirm_reads(&mut self, index: Index, context: &[u8]) {
+        let Ok(context) = context.try_into().map(u64::from_be_bytes) else {
+            return;
+        };
+        if let Some(waiting) = self.unconfirmed.remove(&context) {
+            self.confirmed.push((index, waiting.reads));
+        }
+    }
+
+    /// Goes on after the round's write is durable.
+    pub(crate) fn complete(&mut self, round: &mut Round) -> Result<(), GroupError> {
+        if let Some(Collected { ready, late, mut committed }) = self.collected.take() {
+            self.send(late, round);
+            let mut light = self.node.advance_append(ready);
+            self.send(light.take_messages(), round);
+            committed.extend(light.take_committed_entries());
+            self.hand_over(committed, round)?;
+            self.after_step();
+        }
+        self.hand_over_rest(round)?;
+        self.hand_over_reads(round);
+        let raft = &self.node.raft;
+        let role = match raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Follower => Role::Follower,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+        };
+        self.shared.publish(role, raft.leader_id, raft.term, raft.raft_log.committed);
+        Ok(())
+    }
+
+    /// Whether another round is due at once.
+    pub(crate) fn has_more(&self) -> bool {
+        self.node.has_ready()
+            || (!self.new_reads.is_empty()
+                && (!self.is_leader() || self.node.raft.commit_to_current_term()))
+    }
+
+    fn send(&mut self, messages: Vec<eraftpb::Message>, round: &mut Round) {
+        if messages.is_empty() {
+            return;
+        }
+        if self.is_leader() {
+            self.replicated_by_all = self.replicated_by_all.max(self.least_matched());
+        }
+        for message in messages {
+            let Some(node) = self.voters.get(&ReplicaId(message.to)).copied() else {
+                continue;
+            };
+            let message = RaftMessage::from_raft(self.id(), message, self.replicated_by_all.0);
+            round.send(node, message);
+        }
+    }
+
+    /// The index up to which every replica is known to hold the log durably.
+    fn least_matched(&self) -> Index {
+        let raft = &self.node.raft;
+        let matched = raft.prs().iter().map(|(id, progress)| {
+            if *id == raft.id { raft.raft_log.persisted } else { progress.matched }
+        });
+        Index(matched.min().unwrap_or(0))
+    }
+
+    /// Hands committed entries to the applier, unless it has too much already:
+    /// then only their end is noted, and they are read again later.
+    fn hand_over(
+        &mut self,
+        committed: Vec<eraftpb::Entry>,
+        round: &mut Round,
+    ) -> Result<(), GroupError> {
+        let (Some(first), Some(last)) = (committed.first(), committed.last()) else {
+            return Ok(());
+        };
+        let contiguous = first.index == self.handed.0 + 1;
+        self.committed = Index(last.index);
+        if contiguous && self.shared.apply_backlog() < self.apply_backlog_bytes {
+            self.hand_over_entries(committed.into_iter().map(LogEntry).collect(), round)?;
+        }
+        Ok(())
+    }
+
+    fn hand_over_rest(&mut self, round: &mut Round) -> Result<(), GroupError> {
+        while self.handed < self.committed {
+            // The flag is set before the backlog is looked at, and the applier
+            // does it the other way round: so one of the two sees the other.
+            self.shared.wants_wake.store(true, Ordering::SeqCst);
+            if self.shared.apply_backlog() >= self.apply_backlog_bytes {
+                return Ok(());
+            }
+            let (low, high) = (self.handed.next(), self.committed.next());
+            let entries = self.node.store().read(low, high, 4 << 20)?;
+            self.hand_over_entries(entries, round)?;
+        }
+        self.shared.wants_wake.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn hand_over_entries(
+        &mut self,
+        entries: Vec<LogEntry>,
+        round: &mut Round,
+    ) -> Result<(), GroupError> {
+        let Some(last) = entries.last() else { return Ok(()) };
+        if entries.iter().any(|entry| entry.0.get_entry_type() != eraftpb::EntryType::EntryNormal) {
+            return Err(GroupError::UnexpectedMembershipChange);
+        }
+        self.handed = last.index();
+        let mut replies = Vec::new();
+        while let Some(waiting) =
+            self.in_flight.pop_front_if(|waiting| waiting.position.index <= last.index())
+        {
+            let index = (waiting.position.index.0 - entries[0].index().0) as usize;
+            if entries[index].term() == waiting.position.term {
+                replies.push(EntryReplies { index: waiting.position.index, replies: waiting.replies });
+            } else {
+                for (reply, _) in waiting.replies {
+                    reply.send(Err(RequestError::OutcomeUnknown));
+                }
+            }
+        }
+        let bytes = entries.iter().map(LogEntry::size).sum();
+        self.shared.grow_apply_backlog(bytes);
+        round.apply.push(ApplyTask::Entries {
+            group: Arc::clone(&self.shared),
+            entries,
+            replies,
+            bytes,
+        });
+        Ok(())
+    }
+
+    /// Answers confirmed reads, or lets the applier answer them in its order.
+    fn hand_over_reads(&mut self, round: &mut Round) {
+        let applied = self.shared.applied();
+        for (index, reads) in mem::take(&mut self.confirmed) {
+            if index <= applied {
+                for read in reads {
+                    read.send(Ok(applied));
+                }
+            } else if index <= self.handed {
+                let group = Arc::clone(&self.shared);
+                round.apply.push(ApplyTask::Reads { group, reads });
+            } else {
+                self.confirmed.push((index, reads));
+            }
+        }
+    }
+
+    /// Drops what the cache need not hold, and says up to where the log can be
+    /// truncated, given what the state machine has on disk.
+    pub(crate) fn compact(
+        &mut self,
+        persisted: Index,
+        threshold: u64,
+    ) -> Result<Option<LogPosition>, GroupError> {
+        let start = self.node.store().start();
+        let target = persisted.min(self.all_have());
+        if target.0 < start.index.0 + threshold.max(1) {
+            return Ok(None);
+        }
+        let term = self.node.store().term_at(target)?;
+        let position = LogPosition { index: target, term };
+        self.node.mut_store().compact(position);
+        Ok(Some(position))
+    }
+
+    pub(crate) fn evict_cache(&mut self) {
+        let applied = self.shared.applied();
+        let done = if self.is_leader() { applied.min(self.least_matched()) } else { applied };
+        let durable = Index(self.node.raft.raft_log.persisted);
+        self.node.mut_store().evict(done, durable);
+    }
+
+    /// What no replica needs from this one's log any more.
+    fn all_have(&self) -> Index {
+        if self.is_leader() { self.least_matched() } else { self.replicated_by_all }
+    }
+
+    /// Answers everything that waits, because the replica goes out of service.
+    pub(crate) fn abandon(&mut self, reason: &str) {
+        self.fail_requests();
+        for proposal in self.proposals.drain(..) {
+            proposal.reply.send(Err(RequestError::Unavailable(reason.to_owned())));
+        }
+        let confirmed = mem::take(&mut self.confirmed).into_iter().flat_map(|(_, reads)| reads);
+        for read in mem::take(&mut self.new_reads).into_iter().chain(confirmed) {
+            read.send(Err(RequestError::Unavailable(reason.to_owned())));
+        }
+    }
+}
+
+fn proposal_bytes(proposal: &PendingProposal) -> usize {
+    proposal.commands.iter().map(crate::entry::Command::size).sum()
+}
+
+/// Whether a message of this kind comes from a leader and resets the vote gate.
+fn is_leader_contact(kind: MessageType) -> bool {
+    matches!(
+        kind,
+        MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
+    )
+}
+

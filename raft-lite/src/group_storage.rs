@@ -1,0 +1,199 @@
+//! One group's log as `raft` reads it: the log store behind a cache of the
+//! entries that are still on their way to being applied and replicated.
+//!
+//! Invariants:
+//! - `cache` holds a contiguous run of entries that ends at `last`, or nothing;
+//! - what is in the log store and not in the cache is durable.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use raft::{
+    Error, GetEntriesContext, RaftState, Storage, StorageError,
+    eraftpb::{self, ConfState},
+};
+
+use crate::{
+    log_store::{LogEntry, LogState, LogStore, LogStoreError},
+    types::{GroupId, HardState, Index, LogPosition, ReplicaId, Term},
+};
+
+/// Bytes of entries a group keeps in memory after they are applied and
+/// replicated, or beyond which it drops them even before.
+const CACHE_LIMIT_BYTES: usize = 16 << 20;
+
+pub(crate) struct GroupStorage {
+    group: GroupId,
+    log: Arc<dyn LogStore>,
+    voters: ConfState,
+    hard_state: HardState,
+    start: LogPosition,
+    last: LogPosition,
+    cache: VecDeque<LogEntry>,
+    cache_bytes: usize,
+}
+
+impl GroupStorage {
+    /// A group's log as found at start-up, committed at least up to `applied`.
+    pub(crate) fn new(
+        group: GroupId,
+        log: Arc<dyn LogStore>,
+        voters: impl IntoIterator<Item = ReplicaId>,
+        state: LogState,
+        applied: Index,
+    ) -> Self {
+        let mut conf_state = ConfState::default();
+        conf_state.voters = voters.into_iter().map(|replica| replica.0).collect();
+        let mut hard_state = state.hard_state;
+        hard_state.commit = hard_state.commit.max(applied);
+        GroupStorage {
+            group,
+            log,
+            voters: conf_state,
+            hard_state,
+            start: state.start,
+            last: state.last,
+            cache: VecDeque::new(),
+            cache_bytes: 0,
+        }
+    }
+
+    /// The hard state found at start-up.
+    pub(crate) fn initial_hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    pub(crate) fn start(&self) -> LogPosition {
+        self.start
+    }
+
+    /// Notes entries that are being written to the log.
+    pub(crate) fn append(&mut self, entries: &[LogEntry]) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return;
+        };
+        while self.cache.back().is_some_and(|entry| entry.index() >= first.index()) {
+            let dropped = self.cache.pop_back().expect("it was just looked at");
+            self.cache_bytes -= dropped.size();
+        }
+        for entry in entries {
+            self.cache_bytes += entry.size();
+            self.cache.push_back(entry.clone());
+        }
+        self.last = LogPosition { index: last.index(), term: last.term() };
+    }
+
+    /// Drops cached entries that nobody needs any more: up to `done`, and, if the
+    /// cache is over its limit, the oldest durable ones.
+    pub(crate) fn evict(&mut self, done: Index, durable: Index) {
+        while let Some(oldest) = self.cache.front() {
+            let over_limit = self.cache_bytes > CACHE_LIMIT_BYTES && oldest.index() <= durable;
+            if oldest.index() > done && !over_limit {
+                break;
+            }
+            self.cache_bytes -= oldest.size();
+            self.cache.pop_front();
+        }
+    }
+
+    /// Notes that the log up to `position` is being removed.
+    pub(crate) fn compact(&mut self, position: LogPosition) {
+        self.start = position;
+    }
+
+    /// Entries `low..high`, at most `max_bytes` but at least one.
+    pub(crate) fn read(
+        &self,
+        low: Index,
+        high: Index,
+        max_bytes: u64,
+    ) -> Result<Vec<LogEntry>, LogStoreError> {
+        let Some(first_cached) = self.cache.front().map(LogEntry::index) else {
+            return self.log.entries(self.group, low, high, max_bytes);
+        };
+        if low < first_cached {
+            let high = high.min(first_cached);
+            return self.log.entries(self.group, low, high, max_bytes);
+        }
+        let skip = (low.0 - first_cached.0) as usize;
+        let count = (high.0 - low.0) as usize;
+        let mut entries = Vec::with_capacity(count.min(1024));
+        let mut bytes = 0;
+        for entry in self.cache.iter().skip(skip).take(count) {
+            bytes += entry.size() as u64;
+            if bytes > max_bytes && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        Ok(entries)
+    }
+
+    /// The term of the entry at `index`.
+    pub(crate) fn term_at(&self, index: Index) -> Result<Term, LogStoreError> {
+        if index == self.start.index {
+            return Ok(self.start.term);
+        }
+        if index == self.last.index {
+            return Ok(self.last.term);
+        }
+        let entries = self.read(index, index.next(), u64::MAX)?;
+        Ok(entries.first().map(LogEntry::term).unwrap_or_default())
+    }
+}
+
+/// A failed read, as `raft` wants it.
+fn storage_error(error: LogStoreError) -> Error {
+    Error::Store(StorageError::Other(Box::new(error)))
+}
+
+impl Storage for GroupStorage {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        let hard_state = eraftpb::HardState {
+            term: self.hard_state.term.0,
+            vote: self.hard_state.vote.map_or(raft::INVALID_ID, |replica| replica.0),
+            commit: self.hard_state.commit.0,
+            ..Default::default()
+        };
+        Ok(RaftState::new(hard_state, self.voters.clone()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<eraftpb::Entry>> {
+        if low <= self.start.index.0 {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        if high > self.last.index.0 + 1 {
+            return Err(Error::Store(StorageError::Unavailable));
+        }
+        let max_bytes = max_size.into().unwrap_or(u64::MAX);
+        let entries = self.read(Index(low), Index(high), max_bytes).map_err(storage_error)?;
+        Ok(entries.into_iter().map(|entry| entry.0).collect())
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index < self.start.index.0 {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        if index > self.last.index.0 {
+            return Err(Error::Store(StorageError::Unavailable));
+        }
+        self.term_at(Index(index)).map(|term| term.0).map_err(storage_error)
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.start.index.0 + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last.index.0)
+    }
+
+    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
+        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}

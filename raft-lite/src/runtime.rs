@@ -1,0 +1,330 @@
+//! The threads of a node's groups, and the door to them.
+
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
+
+use crate::{
+    applier::{Applier, ApplyTask},
+    clock::Clock,
+    config::{Config, GroupDescriptor},
+    entry::Command,
+    log_store::{Durability, LogChange, LogState, LogStore, LogStoreError, LogWrite},
+    message::RaftMessage,
+    proposal::{Budget, PendingProposal, PendingRead, PendingReply, Proposal, ReadReply, RequestError},
+    shared::{GroupShared, GroupStatus},
+    startup::{Startup, created_hard_state, decide_startup},
+    state_machine::StateMachine,
+    transport::Transport,
+    types::GroupId,
+    worker::{Input, Worker, WorkerParts},
+};
+
+/// Inputs a worker takes in before it runs a round.
+const INPUTS_PER_ROUND: usize = 4096;
+/// Tasks an applier takes as one batch.
+const TASKS_PER_BATCH: usize = 256;
+/// Stack of an applier: a plugin's own stack limit must always be reached first.
+const APPLIER_STACK_BYTES: usize = 8 << 20;
+
+/// What the runtime is given.
+pub struct Parts {
+    /// Where the logs are.
+    pub log: Arc<dyn LogStore>,
+    /// What the logs are applied to.
+    pub state_machine: Arc<dyn StateMachine>,
+    /// How messages leave.
+    pub transport: Arc<dyn Transport>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Why the runtime does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The log can not be read or written.
+    #[error(transparent)]
+    Log(#[from] LogStoreError),
+    /// A thread can not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A node's Raft groups, run by a fixed number of threads.
+///
+/// Every queue is bounded: requests beyond the bounds are answered with
+/// [`RequestError::Overloaded`]. Each request is answered exactly once.
+pub struct MultiRaft {
+    inboxes: Vec<Sender<Input>>,
+    groups: BTreeMap<GroupId, Arc<GroupShared>>,
+    budget: Arc<Budget>,
+    workers: Vec<JoinHandle<()>>,
+    appliers: Vec<JoinHandle<()>>,
+}
+
+impl MultiRaft {
+    /// Starts all replicas on record. Those that can not run are quarantined:
+    /// they are listed with a reason and answer every request with it.
+    pub fn start(
+        config: Config,
+        parts: Parts,
+        descriptors: Vec<GroupDescriptor>,
+    ) -> Result<Self, StartError> {
+        let (descriptors, mut groups) = prepare_logs(&*parts.log, descriptors)?;
+        let (inboxes, receivers): (Vec<_>, Vec<_>) =
+            (0..config.workers).map(|_| bounded(config.inbox_capacity)).unzip();
+        let budget = Budget::new(config.proposal_budget_bytes);
+        let mut runtime = MultiRaft {
+            inboxes,
+            groups: BTreeMap::new(),
+            budget,
+            workers: Vec::new(),
+            appliers: Vec::new(),
+        };
+        let queues = runtime.start_appliers(config.appliers, &parts.state_machine)?;
+        let parts = WorkerParts {
+            log: parts.log,
+            state_machine: parts.state_machine,
+            transport: parts.transport,
+            clock: parts.clock,
+            config,
+        };
+        let mut workers: Vec<Worker> =
+            (0..receivers.len()).map(|i| Worker::new(parts.clone(), i == 0)).collect();
+        for (descriptor, log) in descriptors {
+            let (group, replica) = (descriptor.group, descriptor.replica);
+            let applied = descriptor.record.applied.index;
+            let count = workers.len();
+            let shared = workers[index_of(group, count)]
+                .add_group(descriptor, log)
+                .unwrap_or_else(|error| {
+                    let shared = GroupShared::new(group, replica, applied);
+                    shared.halt(error.to_string());
+                    Arc::new(shared)
+                });
+            groups.insert(group, shared);
+        }
+        runtime.groups = groups;
+        for (i, (worker, inbox)) in workers.into_iter().zip(receivers).enumerate() {
+            let queues = queues.clone();
+            let thread = spawn(format!("raft-{i}"), None, move || run_worker(worker, inbox, queues))?;
+            runtime.workers.push(thread);
+        }
+        Ok(runtime)
+    }
+
+    fn start_appliers(
+        &mut self,
+        count: usize,
+        state_machine: &Arc<dyn StateMachine>,
+    ) -> Result<Vec<Sender<ApplyTask>>, StartError> {
+        let mut queues = Vec::new();
+        for i in 0..count {
+            // The length is bounded by the groups' apply backlogs, in bytes, and
+            // by the reads let in, so that no worker ever waits here.
+            let (queue, tasks) = unbounded();
+            queues.push(queue);
+            let inboxes = self.inboxes.clone();
+            let wake = Box::new(move |group| {
+                // Fails only when the worker is gone, and then nobody waits.
+                let _ = inboxes[index_of(group, inboxes.len())].send(Input::Wake(group));
+            });
+            let applier = Applier::new(Arc::clone(state_machine), wake);
+            let run = move || run_applier(applier, tasks);
+            self.appliers.push(spawn(format!("apply-{i}"), Some(APPLIER_STACK_BYTES), run)?);
+        }
+        Ok(queues)
+    }
+
+    /// Proposes commands; see [`ProposalReply`](crate::ProposalReply).
+    pub fn propose(&self, proposal: Proposal) {
+        let Proposal { group, commands, reply } = proposal;
+        assert!(!commands.is_empty(), "a proposal has at least one command");
+        if let Some(error) = self.refusal(group) {
+            return reply(Err(error));
+        }
+        let bytes = commands.iter().map(Command::size).sum();
+        let Some(permit) = self.budget.take(bytes) else {
+            return reply(Err(RequestError::Overloaded));
+        };
+        let reply = PendingReply::new(reply, permit);
+        let input = Input::Propose(PendingProposal { group, commands, reply });
+        if let Err(Input::Propose(refused)) = self.send(group, input) {
+            refused.reply.send(Err(RequestError::Overloaded));
+        }
+    }
+
+    /// Asks for a linearizable read; see [`ReadReply`](crate::ReadReply).
+    pub fn read(&self, group: GroupId, reply: ReadReply) {
+        if let Some(error) = self.refusal(group) {
+            return reply(Err(error));
+        }
+        let input = Input::Read(group, PendingRead::new(reply));
+        if let Err(Input::Read(_, refused)) = self.send(group, input) {
+            refused.send(Err(RequestError::Overloaded));
+        }
+    }
+
+    /// Takes in a message from another node. It may be dropped, like on the way.
+    pub fn deliver(&self, message: RaftMessage) {
+        // A full inbox drops it: Raft sends it again.
+        let _ = self.send(message.group(), Input::Message(message));
+    }
+
+    /// The state of a group's replica on this node, if there is one.
+    pub fn status(&self, group: GroupId) -> Option<GroupStatus> {
+        self.groups.get(&group).map(|shared| shared.status())
+    }
+
+    /// Stops all threads once they are through with what they hold. Requests
+    /// that are not answered by then are told that the node is stopping.
+    pub fn stop(&mut self) {
+        for inbox in self.inboxes.drain(..) {
+            // Fails only if the worker is gone already.
+            let _ = inbox.send(Input::Stop);
+        }
+        for thread in self.workers.drain(..).chain(self.appliers.drain(..)) {
+            // A thread that panicked has ended the process.
+            let _ = thread.join();
+        }
+    }
+
+    /// Why a request to a group can not be taken, if so.
+    fn refusal(&self, group: GroupId) -> Option<RequestError> {
+        match self.groups.get(&group) {
+            None => Some(RequestError::Unavailable(format!("it has no replica of group {group}"))),
+            Some(shared) => {
+                shared.halted().map(|reason| RequestError::Unavailable(reason.to_owned()))
+            }
+        }
+    }
+
+    fn send(&self, group: GroupId, input: Input) -> Result<(), Input> {
+        if self.inboxes.is_empty() {
+            return Ok(());
+        }
+        match self.inboxes[index_of(group, self.inboxes.len())].try_send(input) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(input)) => Err(input),
+            // Dropping a request answers it: the node is stopping.
+            Err(TrySendError::Disconnected(_)) => Ok(()),
+        }
+    }
+}
+
+impl Drop for MultiRaft {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Which of `count` threads a group belongs to.
+fn index_of(group: GroupId, count: usize) -> usize {
+    (group.0 % count as u64) as usize
+}
+
+pub(crate) type Prepared = (Vec<(GroupDescriptor, LogState)>, BTreeMap<GroupId, Arc<GroupShared>>);
+
+/// Makes logs for new replicas, removes those nobody owns, and quarantines
+/// replicas that do not fit their log.
+pub(crate) fn prepare_logs(
+    log: &dyn LogStore,
+    descriptors: Vec<GroupDescriptor>,
+) -> Result<Prepared, LogStoreError> {
+    let mut write = LogWrite::new();
+    let mut runnable = Vec::new();
+    let mut quarantined = BTreeMap::new();
+    let known: Vec<GroupId> = descriptors.iter().map(|descriptor| descriptor.group).collect();
+    for group in log.groups().into_iter().filter(|group| !known.contains(group)) {
+        tracing::warn!(group = group.0, "removing a Raft log that belongs to no replica");
+        write.push(group, LogChange::Clean);
+    }
+    for descriptor in descriptors {
+        let group = descriptor.group;
+        let found = log.state(group).map_err(|error| error.to_string());
+        match decide_startup(descriptor.record, found) {
+            Startup::Resume(state) => runnable.push((descriptor, state)),
+            Startup::Create(start) => {
+                let hard_state = created_hard_state(start);
+                write.push(group, LogChange::Create { start, hard_state });
+                runnable.push((descriptor, LogState { hard_state, start, last: start }));
+            }
+            Startup::Quarantine(reason) => {
+                let applied = descriptor.record.applied.index;
+                let shared = GroupShared::new(group, descriptor.replica, applied);
+                shared.halt(reason);
+                quarantined.insert(group, Arc::new(shared));
+            }
+        }
+    }
+    if !write.is_empty() {
+        log.write(write, Durability::Synced)?;
+    }
+    Ok((runnable, quarantined))
+}
+
+/// Starts a thread whose panic ends the process: a node must not go on with
+/// some of its threads gone.
+fn spawn(
+    name: String,
+    stack_bytes: Option<usize>,
+    run: impl FnOnce() + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let mut builder = thread::Builder::new().name(name.clone());
+    if let Some(bytes) = stack_bytes {
+        builder = builder.stack_size(bytes);
+    }
+    builder.spawn(move || {
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            eprintln!("raft-kv: thread {name} panicked; stopping at once, restart the node");
+            process::abort();
+        }
+    })
+}
+
+fn run_worker(mut worker: Worker, inbox: Receiver<Input>, queues: Vec<Sender<ApplyTask>>) {
+    loop {
+        let mut stopping = false;
+        match inbox.recv_timeout(worker.until_tick()) {
+            Ok(first) => {
+                for input in std::iter::once(first).chain(inbox.try_iter()).take(INPUTS_PER_ROUND) {
+                    stopping |= matches!(input, Input::Stop);
+                    worker.handle(input);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => stopping = true,
+        }
+        match worker.round() {
+            Ok(tasks) => {
+                for task in tasks {
+                    let queue = &queues[index_of(task.group(), queues.len())];
+                    // Fails only if the applier is gone; dropping answers.
+                    let _ = queue.send(task);
+                }
+            }
+            Err(error) => {
+                // What is on disk is unknown now. Only a restart can find out.
+                eprintln!("raft-kv: {error}; stopping at once: check the disk and restart the node");
+                process::abort();
+            }
+        }
+        if stopping {
+            worker.stop();
+            return;
+        }
+    }
+}
+
+fn run_applier(applier: Applier, tasks: Receiver<ApplyTask>) {
+    while let Ok(first) = tasks.recv() {
+        let batch = std::iter::once(first).chain(tasks.try_iter()).take(TASKS_PER_BATCH);
+        applier.run(batch.collect());
+    }
+}

@@ -1,0 +1,132 @@
+//! What a group's worker, its applier and everybody else know in common.
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+};
+
+use crate::types::{GroupId, Index, ReplicaId, Term};
+
+/// A replica's part in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Role {
+    /// It follows a leader, or waits for one.
+    Follower = 0,
+    /// It stands for election.
+    Candidate = 1,
+    /// It leads.
+    Leader = 2,
+}
+
+/// A group's state as last published by its worker, for status and routing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupId,
+    /// The replica on this node.
+    pub replica: ReplicaId,
+    /// Its part.
+    pub role: Role,
+    /// The leader it knows of.
+    pub leader: Option<ReplicaId>,
+    /// Its term.
+    pub term: Term,
+    /// The highest index it knows to be committed.
+    pub commit: Index,
+    /// The highest index it applied.
+    pub applied: Index,
+    /// Why the replica does not work, if it does not.
+    pub halted: Option<String>,
+}
+
+/// Published by the worker after each round that changed something, and by the
+/// applier after each batch.
+#[derive(Debug)]
+pub(crate) struct GroupShared {
+    pub(crate) group: GroupId,
+    pub(crate) replica: ReplicaId,
+    role: AtomicU8,
+    leader: AtomicU64,
+    term: AtomicU64,
+    commit: AtomicU64,
+    applied: AtomicU64,
+    /// Bytes of entries handed to the applier and not yet applied.
+    apply_backlog: AtomicUsize,
+    /// The worker holds entries back until the backlog is smaller.
+    pub(crate) wants_wake: AtomicBool,
+    halted: OnceLock<String>,
+}
+
+impl GroupShared {
+    pub(crate) fn new(group: GroupId, replica: ReplicaId, applied: Index) -> Self {
+        GroupShared {
+            group,
+            replica,
+            role: AtomicU8::new(Role::Follower as u8),
+            leader: AtomicU64::new(0),
+            term: AtomicU64::new(0),
+            commit: AtomicU64::new(0),
+            applied: AtomicU64::new(applied.0),
+            apply_backlog: AtomicUsize::new(0),
+            wants_wake: AtomicBool::new(false),
+            halted: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn publish(&self, role: Role, leader: u64, term: u64, commit: u64) {
+        self.role.store(role as u8, Ordering::Relaxed);
+        self.leader.store(leader, Ordering::Relaxed);
+        self.term.store(term, Ordering::Relaxed);
+        self.commit.store(commit, Ordering::Release);
+    }
+
+    pub(crate) fn applied(&self) -> Index {
+        Index(self.applied.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_applied(&self, index: Index) {
+        self.applied.store(index.0, Ordering::Release);
+    }
+
+    pub(crate) fn apply_backlog(&self) -> usize {
+        self.apply_backlog.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn grow_apply_backlog(&self, bytes: usize) {
+        self.apply_backlog.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    pub(crate) fn shrink_apply_backlog(&self, bytes: usize) {
+        self.apply_backlog.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    /// Takes the replica out of service for good; the first reason stays.
+    pub(crate) fn halt(&self, reason: String) {
+        tracing::error!(group = self.group.0, replica = self.replica.0, "replica halted: {reason}");
+        // A second reason adds nothing.
+        let _ = self.halted.set(reason);
+    }
+
+    pub(crate) fn halted(&self) -> Option<&str> {
+        self.halted.get().map(String::as_str)
+    }
+
+    pub(crate) fn status(&self) -> GroupStatus {
+        let leader = self.leader.load(Ordering::Relaxed);
+        GroupStatus {
+            group: self.group,
+            replica: self.replica,
+            role: match self.role.load(Ordering::Relaxed) {
+                2 => Role::Leader,
+                1 => Role::Candidate,
+                _ => Role::Follower,
+            },
+            leader: (leader != raft::INVALID_ID).then_some(ReplicaId(leader)),
+            term: Term(self.term.load(Ordering::Relaxed)),
+            commit: Index(self.commit.load(Ordering::Acquire)),
+            applied: self.applied(),
+            halted: self.halted().map(str::to_owned),
+        }
+    }
+}

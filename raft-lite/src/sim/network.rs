@@ -1,0 +1,90 @@
+//! A network that loses, delays, reorders and duplicates, and can be cut.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use prost::Message;
+use rand::{Rng, rngs::SmallRng};
+
+use crate::{clock::BootTime, message::RaftMessage, transport::Transport, types::NodeId};
+
+/// Messages under way, encoded as they would be on a wire.
+#[derive(Default)]
+pub(super) struct Network {
+    /// Sent since messages were last delivered.
+    sent: Vec<(NodeId, NodeId, Vec<u8>)>,
+    under_way: Vec<(BootTime, NodeId, Vec<u8>)>,
+    /// Directions that are cut: from, to.
+    cut: BTreeSet<(NodeId, NodeId)>,
+    pub(super) loss: f64,
+    pub(super) duplication: f64,
+    pub(super) most_delay: Duration,
+}
+
+impl Network {
+    /// Takes in what was sent and gives out what arrives now.
+    pub(super) fn due(&mut self, now: BootTime, rng: &mut SmallRng) -> Vec<(NodeId, RaftMessage)> {
+        for (from, to, bytes) in std::mem::take(&mut self.sent) {
+            if self.cut.contains(&(from, to)) || rng.random_bool(self.loss) {
+                continue;
+            }
+            let copies = if rng.random_bool(self.duplication) { 2 } else { 1 };
+            for _ in 0..copies {
+                let delay = self.most_delay.mul_f64(rng.random::<f64>());
+                self.under_way.push((now + delay, to, bytes.clone()));
+            }
+        }
+        let (due, later) =
+            std::mem::take(&mut self.under_way).into_iter().partition(|(at, _, _)| *at <= now);
+        self.under_way = later;
+        let mut due: Vec<(BootTime, NodeId, Vec<u8>)> = due;
+        due.sort_by_key(|(at, _, _)| *at);
+        due.into_iter()
+            .map(|(_, to, bytes)| (to, RaftMessage::decode(bytes.as_slice()).unwrap()))
+            .collect()
+    }
+
+    pub(super) fn cut(&mut self, from: NodeId, to: NodeId) {
+        self.cut.insert((from, to));
+    }
+
+    /// Isolates a node in both directions.
+    pub(super) fn isolate(&mut self, node: NodeId, others: impl Iterator<Item = NodeId>) {
+        for other in others {
+            self.cut(node, other);
+            self.cut(other, node);
+        }
+    }
+
+    /// Mends everything.
+    pub(super) fn heal(&mut self) {
+        self.cut.clear();
+        self.loss = 0.0;
+        self.duplication = 0.0;
+        self.most_delay = Duration::from_millis(1);
+    }
+}
+
+/// A node's way into the network.
+pub(super) struct SimTransport {
+    from: NodeId,
+    network: Arc<Mutex<Network>>,
+}
+
+impl SimTransport {
+    pub(super) fn new(from: NodeId, network: Arc<Mutex<Network>>) -> Self {
+        SimTransport { from, network }
+    }
+}
+
+impl Transport for SimTransport {
+    fn send(&self, to: NodeId, messages: Vec<RaftMessage>) {
+        let mut network = self.network.lock().unwrap();
+        for message in messages {
+            network.sent.push((self.from, to, message.encode_to_vec()));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What to do with a replica when the node starts: the state machine's record
+//! and the log must fit together, and the state machine decides which replicas
+//! there are.
+
+use crate::{
+    log_store::LogState,
+    types::{HardState, INITIAL_POSITION, LogPosition},
+};
+
+/// What the state machine has on record of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaRecord {
+    /// Position of the last entry applied.
+    pub applied: LogPosition,
+    /// Whether the replica ever started: its log was created then.
+    pub started: bool,
+    /// Whether `applied` is where a snapshot was installed, so that the log may
+    /// lag behind it.
+    pub applied_by_snapshot: bool,
+}
+
+/// How a replica starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Startup {
+    /// With its log as it is.
+    Resume(LogState),
+    /// With a new, empty log after this position.
+    Create(LogPosition),
+    /// Not at all: something is missing that can only be had from its peers.
+    Quarantine(String),
+}
+
+/// Decides how a replica on record starts, given its log (or why it can not be
+/// read).
+pub fn decide_startup(record: ReplicaRecord, log: Result<Option<LogState>, String>) -> Startup {
+    let log = match log {
+        Ok(Some(log)) => log,
+        Ok(None) if !record.started => return Startup::Create(record.applied),
+        Ok(None) => {
+            return Startup::Quarantine("its Raft log is missing although it had one".to_owned());
+        }
+        Err(damage) => return Startup::Quarantine(format!("its Raft log is damaged: {damage}")),
+    };
+    let applied = record.applied.index;
+    if applied < log.start.index {
+        return Startup::Quarantine(format!(
+            "its state ends at index {applied}, but its Raft log begins after {}",
+            log.start.index
+        ));
+    }
+    if applied > log.last.index {
+        if record.applied_by_snapshot {
+            return Startup::Create(record.applied);
+        }
+        return Startup::Quarantine(format!(
+            "its state was applied up to index {applied}, but its Raft log ends at {}",
+            log.last.index
+        ));
+    }
+    if log.hard_state.commit > log.last.index {
+        return Startup::Quarantine(format!(
+            "its Raft log ends at {}, but entries up to {} were committed",
+            log.last.index, log.hard_state.commit
+        ));
+    }
+    Startup::Resume(log)
+}
+
+/// The hard state of a log created after `start`.
+pub(crate) fn created_hard_state(start: LogPosition) -> HardState {
+    HardState {
+        term: start.term.max(INITIAL_POSITION.term),
+        vote: None,
+        commit: start.index,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Index, Term};
+
+    fn at(index: u64) -> LogPosition {
+        LogPosition { index: Index(index), term: Term(6) }
+    }
+
+    fn log(start: u64, last: u64, commit: u64) -> LogState {
+        let hard_state = HardState { term: Term(6), vote: None, commit: Index(commit) };
+        LogState { hard_state, start: at(start), last: at(last) }
+    }
+
+    fn record(applied: u64) -> ReplicaRecord {
+        ReplicaRecord { applied: at(applied), started: true, applied_by_snapshot: false }
+    }
+
+    fn is_quarantined(startup: Startup) -> bool {
+        matches!(startup, Startup::Quarantine(_))
+    }
+
+    #[test]
+    fn a_log_that_fits_is_resumed() {
+        let found = log(5, 20, 18);
+        assert_eq!(decide_startup(record(17), Ok(Some(found))), Startup::Resume(found));
+        assert_eq!(decide_startup(record(20), Ok(Some(found))), Startup::Resume(found));
+    }
+
+    #[test]
+    fn a_log_is_created_only_for_a_replica_that_never_started() {
+        let fresh = ReplicaRecord { started: false, ..record(5) };
+        assert_eq!(decide_startup(fresh, Ok(None)), Startup::Create(at(5)));
+        assert!(is_quarantined(decide_startup(record(5), Ok(None))));
+    }
+
+    #[test]
+    fn state_ahead_of_the_log_is_quarantined_unless_it_came_from_a_snapshot() {
+        let found = log(5, 20, 18);
+        assert!(is_quarantined(decide_startup(record(21), Ok(Some(found)))));
+        let installed = ReplicaRecord { applied_by_snapshot: true, ..record(21) };
+        assert_eq!(decide_startup(installed, Ok(Some(found))), Startup::Create(at(21)));
+    }
+
+    #[test]
+    fn state_behind_the_start_of_the_log_is_quarantined() {
+        assert!(is_quarantined(decide_startup(record(9), Ok(Some(log(10, 20, 18))))));
+    }
+
+    #[test]
+    fn a_damaged_log_is_quarantined() {
+        assert!(is_quarantined(decide_startup(record(9), Err("checksum".into()))));
+        assert!(is_quarantined(decide_startup(record(9), Ok(Some(log(5, 20, 21))))));
+    }
+}

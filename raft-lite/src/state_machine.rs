@@ -1,0 +1,96 @@
+//! The state machine that groups replicate: what raft-lite asks of its user.
+
+use bytes::Bytes;
+
+use crate::{
+    entry::Payload,
+    types::{GroupId, Index, LogPosition},
+};
+
+/// A committed entry.
+#[derive(Clone, Debug)]
+pub struct CommittedEntry {
+    /// Where it is in its group's log.
+    pub position: LogPosition,
+    /// What it carries; `None` for the empty entry of a new leader, which
+    /// changes nothing but the applied position.
+    pub payload: Option<Payload>,
+}
+
+/// Committed entries of one group, contiguous and in order.
+#[derive(Clone, Debug)]
+pub struct GroupEntries {
+    /// The group.
+    pub group: GroupId,
+    /// The entries, never empty.
+    pub entries: Vec<CommittedEntry>,
+}
+
+/// What became of one command. Part of the replicated state: the same on every
+/// replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandOutcome {
+    /// The plugin's response.
+    Applied(Bytes),
+    /// The plugin failed the command; its writes were dropped.
+    Failed(CommandFailure),
+    /// The command was not given to the plugin.
+    Rejected(Rejection),
+}
+
+/// How a plugin failed a command. `kind` and `code` are the state machine's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandFailure {
+    /// The kind of failure.
+    pub kind: u32,
+    /// The plugin's code.
+    pub code: u32,
+    /// What went wrong, for people.
+    pub message: String,
+}
+
+/// Why a command was not given to the plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// The shard does not own the command's slot (any more).
+    SlotNotOwned,
+    /// The shard is frozen: it is being merged into another.
+    Frozen,
+    /// The command's `not_after` had passed.
+    Expired,
+}
+
+/// A host failure while applying: disk, memory, damaged state. The replica must
+/// not go on, and nothing may be acknowledged.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot apply log entries of group {group}: {message}")]
+pub struct ApplyError {
+    /// The group whose entries were being applied.
+    pub group: GroupId,
+    /// What went wrong.
+    pub message: String,
+}
+
+/// The state of many groups, changed only by their logs.
+///
+/// Contract:
+/// - `apply` is called for each group with contiguous entries, in order, by one
+///   thread at a time; different groups may be applied by different threads.
+/// - Results depend only on the group's entries so far: not on how they were
+///   batched, on time, on randomness or on other groups.
+/// - An `apply` that returned is visible to reads, and data and applied position
+///   reach the disk together: what survives a crash is the state after some
+///   prefix of the log.
+pub trait StateMachine: Send + Sync {
+    /// Applies entries of several groups and appends one outcome for each
+    /// command to `outcomes`, in the order of the commands.
+    fn apply(
+        &self,
+        batch: &[GroupEntries],
+        outcomes: &mut Vec<CommandOutcome>,
+    ) -> Result<(), ApplyError>;
+
+    /// The applied index that would be found after a crash right now: the log up
+    /// to it is not needed any more.
+    fn persisted_index(&self, group: GroupId) -> Result<Index, ApplyError>;
+}
