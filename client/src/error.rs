@@ -19,8 +19,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a request failed.
 ///
-/// After [`Error::Unavailable`], [`Error::Timeout`] and [`Error::Other`] a
-/// write may or may not have taken effect; after any other error it has not.
+/// After [`Error::Unavailable`], [`Error::Timeout`], [`Error::BadResponse`] and
+/// [`Error::Other`] a write may or may not have taken effect; after any other
+/// error it has not.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -172,7 +172,7 @@ async fn json_answers_are_one_object_a_line() {
     assert_eq!(put.json(), [json!({ "key": "k", "version": 1 })]);
     let get = run(&at, ["get", "k", "--output", "json"]).await;
     let pair = json!({ "key": "k", "value": "v", "version": 1 });
-    assert_eq!(get.json(), [pair.clone()]);
+    assert_eq!(get.json(), std::slice::from_ref(&pair));
 
     let binary = OsString::from_vec(vec![b'k', 0xff]);
     run(&at, [OsStr::new("put"), &binary, OsStr::new("line\n2")])

@@ -31,8 +31,8 @@ use crate::{
     wasm::{Executor, Limits, PluginModule},
 };
 
-pub use plugins::{PluginFileError, PluginStore};
-pub use query::{Query, QueryError, QueryReply};
+pub use plugins::{DEFAULT_PLUGIN, PluginFileError, PluginStore};
+pub use query::{Query, QueryError, QueryReply, ShardReader};
 
 /// A shard's replica on this node.
 pub struct Shard {

@@ -13,6 +13,7 @@ mod overlay;
 mod record;
 mod view;
 
+pub(crate) use db::folder_bytes;
 pub use db::{Storage, StorageError, StorageOptions, WriteSet};
 pub use keys::{MAX_SLOTS, Slot, SlotRange, data_key, routing_key, slot_of};
 pub use overlay::{Overlay, RowSink, ScanBounds};

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
+    shared::GroupShared,
     startup::ReplicaRecord,
     types::{GroupId, NodeId, ReplicaId},
 };
@@ -74,4 +75,12 @@ pub struct GroupDescriptor {
     pub epoch: u64,
     /// What is on record of the replica's progress.
     pub record: ReplicaRecord,
+}
+
+impl GroupDescriptor {
+    /// What is published of the replica before it runs.
+    pub(crate) fn shared(&self) -> GroupShared {
+        let sole_voter = self.voters.len() == 1;
+        GroupShared::new(self.group, self.replica, self.record.applied.index, sole_voter)
+    }
 }

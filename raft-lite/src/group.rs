@@ -143,7 +143,7 @@ impl Group {
         let written = storage.initial_hard_state();
         let next_read_context = rng.random();
         let mut group = Group {
-            shared: Arc::new(GroupShared::new(descriptor.group, descriptor.replica, applied)),
+            shared: Arc::new(descriptor.shared()),
             node: RawNode::new(&raft_config, storage, &logger())?,
             voters: descriptor.voters,
             epoch: descriptor.epoch,
@@ -289,7 +289,11 @@ impl Group {
         raft.set_randomized_election_timeout(self.drawn_timeout);
         let leads = self.is_leader();
         if self.was_leader && !leads {
+            self.shared.set_lead_start(None);
             self.fail_requests();
+        } else if leads && !self.was_leader {
+            // The last entry is the one that a new leader appends.
+            self.shared.set_lead_start(Some(self.last_index()));
         }
         self.was_leader = leads;
     }

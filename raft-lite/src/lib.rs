@@ -36,7 +36,7 @@ pub use clock::{BootTime, Clock, SystemClock};
 pub use config::{Config, GroupDescriptor};
 pub use entry::{Command, EntryKind, Payload, PayloadError};
 pub use log_store::{
-    Durability, EngineLogStore, LogChange, LogEntry, LogState, LogStore, LogStoreError, LogWrite,
+    Durability, EngineLogStore, EngineOptions, LogChange, LogEntry, LogState, LogStore, LogStoreError, LogWrite,
     MemoryLogStore,
 };
 pub use message::{InvalidMessage, RaftMessage};

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     process,
     sync::Arc,
@@ -9,6 +10,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
+use parking_lot::Mutex;
 
 use crate::{
     applier::{Applier, ApplyTask},
@@ -64,8 +66,8 @@ pub struct MultiRaft {
     inboxes: Vec<Sender<Input>>,
     groups: BTreeMap<GroupId, Arc<GroupShared>>,
     budget: Arc<Budget>,
-    workers: Vec<JoinHandle<()>>,
-    appliers: Vec<JoinHandle<()>>,
+    /// Workers first, then appliers: the order in which they end.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl MultiRaft {
@@ -84,10 +86,9 @@ impl MultiRaft {
             inboxes,
             groups: BTreeMap::new(),
             budget,
-            workers: Vec::new(),
-            appliers: Vec::new(),
+            threads: Mutex::default(),
         };
-        let queues = runtime.start_appliers(config.appliers, &parts.state_machine)?;
+        let (queues, appliers) = runtime.start_appliers(config.appliers, &parts.state_machine)?;
         let parts = WorkerParts {
             log: parts.log,
             state_machine: parts.state_machine,
@@ -98,33 +99,33 @@ impl MultiRaft {
         let mut workers: Vec<Worker> =
             (0..receivers.len()).map(|i| Worker::new(parts.clone(), i == 0)).collect();
         for (descriptor, log) in descriptors {
-            let (group, replica) = (descriptor.group, descriptor.replica);
-            let applied = descriptor.record.applied.index;
+            let group = descriptor.group;
+            let halted = descriptor.shared();
             let count = workers.len();
-            let shared = workers[index_of(group, count)]
-                .add_group(descriptor, log)
-                .unwrap_or_else(|error| {
-                    let shared = GroupShared::new(group, replica, applied);
-                    shared.halt(error.to_string());
-                    Arc::new(shared)
-                });
+            let added = workers[index_of(group, count)].add_group(descriptor, log);
+            let shared = added.unwrap_or_else(|error| {
+                halted.halt(error.to_string());
+                Arc::new(halted)
+            });
             groups.insert(group, shared);
         }
         runtime.groups = groups;
         for (i, (worker, inbox)) in workers.into_iter().zip(receivers).enumerate() {
             let queues = queues.clone();
-            let thread = spawn(format!("raft-{i}"), None, move || run_worker(worker, inbox, queues))?;
-            runtime.workers.push(thread);
+            let run = move || run_worker(worker, inbox, queues);
+            runtime.threads.get_mut().push(spawn(format!("raft-{i}"), None, run)?);
         }
+        runtime.threads.get_mut().extend(appliers);
         Ok(runtime)
     }
 
     fn start_appliers(
-        &mut self,
+        &self,
         count: usize,
         state_machine: &Arc<dyn StateMachine>,
-    ) -> Result<Vec<Sender<ApplyTask>>, StartError> {
+    ) -> Result<(Vec<Sender<ApplyTask>>, Vec<JoinHandle<()>>), StartError> {
         let mut queues = Vec::new();
+        let mut threads = Vec::new();
         for i in 0..count {
             // The length is bounded by the groups' apply backlogs, in bytes, and
             // by the reads let in, so that no worker ever waits here.
@@ -137,9 +138,9 @@ impl MultiRaft {
             });
             let applier = Applier::new(Arc::clone(state_machine), wake);
             let run = move || run_applier(applier, tasks);
-            self.appliers.push(spawn(format!("apply-{i}"), Some(APPLIER_STACK_BYTES), run)?);
+            threads.push(spawn(format!("apply-{i}"), Some(APPLIER_STACK_BYTES), run)?);
         }
-        Ok(queues)
+        Ok((queues, threads))
     }
 
     /// Proposes commands; see [`ProposalReply`](crate::ProposalReply).
@@ -182,14 +183,31 @@ impl MultiRaft {
         self.groups.get(&group).map(|shared| shared.status())
     }
 
+    /// Whether a read can be answered from the local state at once, without
+    /// [`MultiRaft::read`], and is linearizable all the same.
+    pub fn can_read_now(&self, group: GroupId) -> bool {
+        self.groups.get(&group).is_some_and(|shared| shared.reads_locally())
+    }
+
+    /// Whether this node's replica leads the group and holds everything that was
+    /// committed when it came to lead.
+    pub fn leads_settled(&self, group: GroupId) -> bool {
+        self.groups.get(&group).is_some_and(|shared| shared.leads_settled())
+    }
+
     /// Stops all threads once they are through with what they hold. Requests
-    /// that are not answered by then are told that the node is stopping.
-    pub fn stop(&mut self) {
-        for inbox in self.inboxes.drain(..) {
+    /// that are not answered by then, and later ones, are told that the node is
+    /// stopping.
+    pub fn shutdown(&self) {
+        let threads = mem::take(&mut *self.threads.lock());
+        if threads.is_empty() {
+            return;
+        }
+        for inbox in &self.inboxes {
             // Fails only if the worker is gone already.
             let _ = inbox.send(Input::Stop);
         }
-        for thread in self.workers.drain(..).chain(self.appliers.drain(..)) {
+        for thread in threads {
             // A thread that panicked has ended the process.
             let _ = thread.join();
         }
@@ -206,9 +224,6 @@ impl MultiRaft {
     }
 
     fn send(&self, group: GroupId, input: Input) -> Result<(), Input> {
-        if self.inboxes.is_empty() {
-            return Ok(());
-        }
         match self.inboxes[index_of(group, self.inboxes.len())].try_send(input) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(input)) => Err(input),
@@ -220,7 +235,7 @@ impl MultiRaft {
 
 impl Drop for MultiRaft {
     fn drop(&mut self) {
-        self.stop();
+        self.shutdown();
     }
 }
 
@@ -256,8 +271,7 @@ pub(crate) fn prepare_logs(
                 runnable.push((descriptor, LogState { hard_state, start, last: start }));
             }
             Startup::Quarantine(reason) => {
-                let applied = descriptor.record.applied.index;
-                let shared = GroupShared::new(group, descriptor.replica, applied);
+                let shared = descriptor.shared();
                 shared.halt(reason);
                 quarantined.insert(group, Arc::new(shared));
             }

@@ -51,6 +51,11 @@ pub(crate) struct GroupShared {
     term: AtomicU64,
     commit: AtomicU64,
     applied: AtomicU64,
+    /// Index of the first entry of the term this replica leads in; none unless it
+    /// leads.
+    lead_start: AtomicU64,
+    /// There is no other voter that could come to lead.
+    sole_voter: bool,
     /// Bytes of entries handed to the applier and not yet applied.
     apply_backlog: AtomicUsize,
     /// The worker holds entries back until the backlog is smaller.
@@ -59,7 +64,12 @@ pub(crate) struct GroupShared {
 }
 
 impl GroupShared {
-    pub(crate) fn new(group: GroupId, replica: ReplicaId, applied: Index) -> Self {
+    pub(crate) fn new(
+        group: GroupId,
+        replica: ReplicaId,
+        applied: Index,
+        sole_voter: bool,
+    ) -> Self {
         GroupShared {
             group,
             replica,
@@ -68,6 +78,8 @@ impl GroupShared {
             term: AtomicU64::new(0),
             commit: AtomicU64::new(0),
             applied: AtomicU64::new(applied.0),
+            lead_start: AtomicU64::new(u64::MAX),
+            sole_voter,
             apply_backlog: AtomicUsize::new(0),
             wants_wake: AtomicBool::new(false),
             halted: OnceLock::new(),
@@ -79,6 +91,22 @@ impl GroupShared {
         self.leader.store(leader, Ordering::Relaxed);
         self.term.store(term, Ordering::Relaxed);
         self.commit.store(commit, Ordering::Release);
+    }
+
+    pub(crate) fn set_lead_start(&self, index: Option<Index>) {
+        self.lead_start.store(index.map_or(u64::MAX, |index| index.0), Ordering::Release);
+    }
+
+    /// Whether the replica leads and has applied an entry of its own term, and so
+    /// everything committed before.
+    pub(crate) fn leads_settled(&self) -> bool {
+        self.halted().is_none() && self.applied().0 >= self.lead_start.load(Ordering::Acquire)
+    }
+
+    /// Whether the applied state can be read at once: everything acknowledged is
+    /// applied here, and nobody else can have acknowledged anything.
+    pub(crate) fn reads_locally(&self) -> bool {
+        self.sole_voter && self.leads_settled()
     }
 
     pub(crate) fn applied(&self) -> Index {

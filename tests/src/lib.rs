@@ -1,1 +1,45 @@
-//! Placeholder.
+//! What the behaviour tests share: nodes as real processes, and the doors to them.
+//!
+//! [`Node`] is a `raft-kv` process with a data folder and a port of its own. It
+//! can be killed, stopped and started again on the same folder, and never
+//! outlives the test. [`http`], [`grpc`] and [`cli`] are the doors besides the
+//! client library. [`Load`] writes without pause and knows afterwards what must
+//! be there.
+//!
+//! The programs are built once for each test process, with the profile of the
+//! running test. Environment:
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `RAFTKV_TEST_PLUGIN` | plugin of every node whose test does not give its own |
+//! | `RAFTKV_TEST_BINARIES` | folder of programs to test instead of building any |
+//! | `RAFTKV_TEST_SEED` | seed of the tests that kill at random |
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod binaries;
+pub mod cli;
+pub mod files;
+pub mod grpc;
+pub mod http;
+mod load;
+mod node;
+mod port;
+mod shared;
+mod wait;
+
+pub use binaries::binary;
+pub use load::{Load, Tally};
+pub use node::{Node, NodeOptions};
+pub use port::ReservedPort;
+pub use rustix::process::Signal;
+pub use shared::{SharedNode, shared_node};
+pub use wait::{eventually, wait_for};
+
+/// The folder of the workspace.
+pub fn workspace() -> &'static std::path::Path {
+    let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests
+        .parent()
+        .expect("the crate is in a folder of the workspace")
+}

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft_lite::GroupId;
 
-use super::{Machine, with_executor};
+use super::{Machine, Shard, with_executor};
 use crate::{
-    storage::{Overlay, OwnedSnapshot, ReadView, Slot},
+    storage::{ApplyState, Overlay, OwnedSnapshot, ReadView, Slot},
     wasm::{Call, HostError, PluginResult, QueryResult},
 };
 
@@ -49,15 +49,17 @@ pub enum QueryError {
     Host(#[from] HostError),
 }
 
+/// Answers queries from one state of a shard.
+pub struct ShardReader {
+    machine: Arc<Machine>,
+    shard: Arc<Shard>,
+    view: ReadView,
+    applied: ApplyState,
+}
+
 impl Machine {
-    /// Answers queries from one snapshot of a shard, in order. `inline`: those
-    /// that take long are given up as [`QueryReply::TooLong`].
-    pub fn query(
-        &self,
-        group: GroupId,
-        queries: &[Query],
-        inline: bool,
-    ) -> Result<Vec<QueryReply>, QueryError> {
+    /// The present state of a shard.
+    pub fn reader(self: &Arc<Self>, group: GroupId) -> Result<ShardReader, QueryError> {
         let snapshot = Arc::new(OwnedSnapshot::new(Arc::clone(&self.storage)));
         // Ownership is looked at after the snapshot was taken: a shard that owned
         // a slot then still owned it in the snapshot.
@@ -66,21 +68,29 @@ impl Machine {
             return Err(QueryError::Frozen);
         }
         let applied = shard.applied();
+        let (machine, view) = (Arc::clone(self), ReadView::Snapshot(snapshot));
+        Ok(ShardReader { machine, shard, view, applied })
+    }
+}
+
+impl ShardReader {
+    /// Answers queries, in order. `inline`: those that take long are given up as
+    /// [`QueryReply::TooLong`].
+    pub fn query(&self, queries: &[Query], inline: bool) -> Result<Vec<QueryReply>, QueryError> {
+        let owned = |query: &Query| self.shard.record.owns(query.slot);
         let call = |query: &Query| Call {
             slot: query.slot.0,
-            index: applied.applied.index.0,
-            time_ms: applied.time_ms,
+            index: self.applied.applied.index.0,
+            time_ms: self.applied.time_ms,
             position: 0,
             seed: [0; 32],
             payload: query.request.clone(),
         };
-        let owned = |query: &Query| shard.record.owns(query.slot);
         let calls: Vec<Call> = queries.iter().filter(|query| owned(query)).map(call).collect();
-        let view = ReadView::Snapshot(snapshot);
-        let overlay = Box::new(Overlay::new(view));
-        let outcome = with_executor(&self.readers, |executor| {
+        let overlay = Box::new(Overlay::new(self.view.clone()));
+        let outcome = with_executor(&self.machine.readers, |executor| {
             let fuel = inline.then_some(INLINE_FUEL);
-            executor.query(&shard.module, &shard.limits, fuel, calls, overlay)
+            executor.query(&self.shard.module, &self.shard.limits, fuel, calls, overlay)
         })?;
         let mut results = outcome.results.into_iter();
         let reply = |query: &Query| {

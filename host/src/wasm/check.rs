@@ -23,7 +23,8 @@ const MAX_FUNCTIONS: u64 = 100_000;
 const MAX_FUNCTION_BYTES: u64 = 1 << 20;
 const MAX_LOCALS: u64 = 4_096;
 const MAX_GLOBALS: u64 = 10_000;
-const MAX_TABLES: u64 = 4;
+/// Tables of one module; compilers make one.
+pub(super) const MAX_TABLES: u64 = 4;
 const PAGE_BYTES: u64 = 64 << 10;
 
 /// What the checks found out about a module.

@@ -3,10 +3,19 @@
 //! Everything that decides what a plugin computes or when it traps is set here explicitly, defaults
 //! included, so that an upgrade of wasmtime cannot change it unnoticed.
 
-use wasmtime::{Config, Engine, Inlining, Linker, OptLevel, Strategy, WasmBacktraceDetails};
-use wasmparser::WasmFeatures;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use wasmparser::WasmFeatures;
+use wasmtime::{
+    Config, Engine, Inlining, InstanceAllocationStrategy, Linker, OptLevel,
+    PoolingAllocationConfig, Strategy, WasmBacktraceDetails,
+};
+
+use super::check::MAX_TABLES;
 use super::error::HostError;
+use super::executor::MAX_INSTANCES_PER_EXECUTOR;
+use super::limits::MAX_TABLE_ELEMENTS;
 use super::state::GuestState;
 use super::{fuel, host_calls};
 
@@ -33,23 +42,33 @@ const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
 /// Address space behind it that faults. Covers the constant offsets of loads and stores.
 const MEMORY_GUARD_BYTES: u64 = 32 << 20;
 
+/// Bytes at the start of a memory that are wiped by hand between two uses instead of being returned
+/// to the kernel: a fresh instance of a small plugin then takes no page fault.
+const KEPT_RESIDENT_BYTES: usize = 64 << 10;
+/// Free places in the pool that may hold such bytes.
+const MAX_WARM_PLACES: u32 = 8;
+
 /// Compiles and runs plugins. One per process; clones share it.
 #[derive(Clone)]
 pub struct PluginEngine {
     engine: Engine,
     linker: Linker<GuestState>,
+    seats: Arc<Seats>,
 }
 
 impl PluginEngine {
-    /// Sets up the engine.
+    /// Sets up the engine, with room for the instances of `max_executors` executors at a time.
+    /// Costs address space (some 20 GiB each), but no memory.
     ///
     /// # Errors
     /// If wasmtime refuses the settings on this machine.
-    pub fn new() -> Result<PluginEngine, HostError> {
-        let engine = config().and_then(|config| Engine::new(&config)).map_err(HostError::Engine)?;
+    pub fn new(max_executors: usize) -> Result<PluginEngine, HostError> {
+        let config = config(max_executors).map_err(HostError::Engine)?;
+        let engine = Engine::new(&config).map_err(HostError::Engine)?;
         let mut linker = Linker::new(&engine);
         host_calls::link(&mut linker).map_err(HostError::Engine)?;
-        Ok(PluginEngine { engine, linker })
+        let seats = Arc::new(Seats { taken: AtomicUsize::new(0), max: max_executors });
+        Ok(PluginEngine { engine, linker, seats })
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -59,13 +78,40 @@ impl PluginEngine {
     pub(super) fn linker(&self) -> &Linker<GuestState> {
         &self.linker
     }
+
+    /// The right to run as many instances as one executor needs.
+    pub(super) fn take_seat(&self) -> Result<Seat, HostError> {
+        let seats = &self.seats;
+        let more = |taken| (taken < seats.max).then_some(taken + 1);
+        match seats.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Seat(seats.clone())),
+            Err(_) => Err(HostError::TooManyExecutors { max: seats.max }),
+        }
+    }
 }
 
-fn config() -> wasmtime::Result<Config> {
+/// Counts executors, so that one too many is refused when it is made and no instance ever finds the
+/// pool empty in the middle of a batch.
+struct Seats {
+    taken: AtomicUsize,
+    max: usize,
+}
+
+/// Held by an executor as long as it lives.
+pub(super) struct Seat(Arc<Seats>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn config(max_executors: usize) -> wasmtime::Result<Config> {
     let mut config = Config::new();
     meaning(&mut config);
     code(&mut config)?;
     memory(&mut config);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(max_executors)));
     Ok(config)
 }
 
@@ -89,12 +135,8 @@ fn meaning(config: &mut Config) {
 /// How code is generated.
 fn code(config: &mut Config) -> wasmtime::Result<()> {
     config.strategy(Strategy::Cranelift);
-    // Naming the target switches off the detection of CPU features: all nodes of one architecture
-    // get the same machine code, with the same frame sizes. Measured: nothing is lost for integer
-    // code; rounding and SIMD shuffles go through slower sequences.
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    config.target("x86_64-unknown-linux-gnu")?;
-    for flag in std::env::var("CPUFLAGS").unwrap_or_default().split_whitespace() { unsafe { config.cranelift_flag_enable(flag); } }
+    fixed_cpu(config)?;
     config.cranelift_opt_level(OptLevel::Speed);
     // Inlining changes frame sizes from one version of its heuristics to the next.
     config.compiler_inlining(Inlining::No);
@@ -110,7 +152,23 @@ fn code(config: &mut Config) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// Where instances live. On demand rather than pooled: see the module documentation.
+/// One CPU for all nodes, x86-64-v2 (any since 2009): the same machine code and frame sizes on each.
+///
+/// Naming the target switches off the detection of CPU features. Plain x86-64 would do as well, but
+/// population counts take twice the time there, and rounding and SIMD shuffles four times; v3 gains
+/// nothing measurable over v2.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn fixed_cpu(config: &mut Config) -> wasmtime::Result<()> {
+    config.target("x86_64-unknown-linux-gnu")?;
+    for flag in ["has_cmpxchg16b", "has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt"] {
+        // SAFETY: the flags let compiled code use instructions that this CPU may lack. wasmtime asks
+        // the CPU for each of them before it loads any code, and refuses if one is missing.
+        unsafe { config.cranelift_flag_enable(flag) };
+    }
+    Ok(())
+}
+
+/// Linear memory.
 fn memory(config: &mut Config) {
     config.memory_reservation(MEMORY_RESERVATION_BYTES);
     config.memory_guard_size(MEMORY_GUARD_BYTES);
@@ -120,10 +178,24 @@ fn memory(config: &mut Config) {
     config.memory_init_cow(true);
     // Function references are made when first called, not all at every instantiation.
     config.table_lazy_init(true);
-    if let Ok(keep) = std::env::var("POOL") {
-        let mut pool = wasmtime::PoolingAllocationConfig::new();
-        pool.total_core_instances(64).total_memories(64).total_tables(256).max_memory_size(4 << 30).table_elements(100_000).max_unused_warm_slots(4)
-            .linear_memory_keep_resident(keep.parse().unwrap());
-        config.allocation_strategy(wasmtime::InstanceAllocationStrategy::Pooling(pool));
-    }
+}
+
+/// Where instances live. Taking a place in a pool instead of mapping and unmapping 4 GiB makes a
+/// fresh instance in 3 to 4 µs rather than 25, and threads do not wait for each other in the kernel.
+fn pool(max_executors: usize) -> PoolingAllocationConfig {
+    let instances = max_executors.saturating_mul(MAX_INSTANCES_PER_EXECUTOR);
+    let instances = u32::try_from(instances).unwrap_or(u32::MAX).max(1);
+    let tables_per_module = MAX_TABLES as u32;
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_core_instances(instances)
+        .total_memories(instances)
+        .total_tables(instances.saturating_mul(tables_per_module))
+        .max_memories_per_module(1)
+        .max_tables_per_module(tables_per_module)
+        // The limiter knows the shard's limit; the pool only has to have room.
+        .max_memory_size(MEMORY_RESERVATION_BYTES as usize)
+        .table_elements(MAX_TABLE_ELEMENTS)
+        .max_unused_warm_slots(MAX_WARM_PLACES)
+        .linear_memory_keep_resident(KEPT_RESIDENT_BYTES);
+    pool
 }

@@ -83,6 +83,12 @@ pub enum HostError {
     /// The engine could not be set up.
     #[error("the WebAssembly engine could not be set up: {0}")]
     Engine(#[source] wasmtime::Error),
+    /// More executors than the engine was made for.
+    #[error("the WebAssembly engine was set up for {max} executors, and all exist already")]
+    TooManyExecutors {
+        /// How many it was made for.
+        max: usize,
+    },
     /// The plugin's storage failed under a running command.
     #[error("storage failed while a plugin command was running: {0}")]
     Storage(#[source] StorageError),

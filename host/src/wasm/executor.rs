@@ -2,6 +2,7 @@
 //!
 //! The module documentation of [`wasm`](super) argues why results cannot depend on the batching.
 
+use super::engine::{PluginEngine, Seat};
 use super::error::{FailureKind, HostError, PluginFailure, PluginResult};
 use super::instance::{Ended, Instance, Visit};
 use super::limits::Limits;
@@ -11,6 +12,8 @@ use super::storage::PluginStorage;
 
 /// Instances that one executor keeps, of as many modules.
 const MAX_KEPT_INSTANCES: usize = 4;
+/// Instances that exist at once because of one executor: those kept, and the one in use.
+pub(super) const MAX_INSTANCES_PER_EXECUTOR: usize = MAX_KEPT_INSTANCES + 1;
 /// Linear memory that they may hold together between batches.
 const MAX_KEPT_MEMORY_BYTES: usize = 32 << 20;
 
@@ -49,23 +52,21 @@ pub enum Reuse {
     Never,
 }
 
-/// Runs plugins on one thread.
+/// Runs plugins on one thread, which needs at least 1 MiB of stack.
 pub struct Executor {
+    _seat: Seat,
     reuse: Reuse,
     /// Least recently used first. No instance in here ever trapped.
     kept: Vec<(ModuleHash, Instance)>,
 }
 
-impl Default for Executor {
-    fn default() -> Self {
-        Executor::new(Reuse::Keep)
-    }
-}
-
 impl Executor {
-    /// An executor without any instances.
-    pub fn new(reuse: Reuse) -> Executor {
-        Executor { reuse, kept: Vec::new() }
+    /// An executor without any instances, for modules compiled by `engine`.
+    ///
+    /// # Errors
+    /// If there are already as many as `engine` was made for.
+    pub fn new(engine: &PluginEngine, reuse: Reuse) -> Result<Executor, HostError> {
+        Ok(Executor { _seat: engine.take_seat()?, reuse, kept: Vec::new() })
     }
 
     /// Runs commands in order. Each sees the writes of those before it.

@@ -5,9 +5,15 @@
 //! keeps the entries; hard states and the logs' beginnings are in a small record
 //! for each group ([`record`]), and in memory too, so that `state` reads no disk.
 //!
+//! A buffered write stays in memory and goes to disk with the next synced one, in
+//! the same batch. So the disk never holds more than one batch that is not synced.
+//! Raft-engine needs that: when it recovers, it checks entries in the last batch
+//! only, and a power cut may tear an earlier one and spare a later one.
+//!
 //! Invariants:
-//! - `slots` is what the batches written so far say;
+//! - `slots` is what the batches written so far say, and what is pending;
 //! - a group's record is in the same batch as what it speaks of;
+//! - every batch is synced before the next is written;
 //! - after a failed write, or a panic in one, nothing is written any more;
 //! - damage is reported, never served: to the whole log when it is opened (see
 //!   [`witness`]), to one group by `state`, to an entry by `entries`.
@@ -25,18 +31,19 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    mem,
     path::Path,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use parking_lot::{Mutex, RwLock};
 use raft_engine::{Config, Engine, LogBatch, ReadableSize, RecoveryMode};
 
 use self::{
-    batch::{Batch, EntryCodec, STORE_GROUP},
+    batch::{Batch, EntryCodec, Pending, STORE_GROUP, States},
     commit_queue::{CommitQueue, Outcome, Request},
     guard::{with_own_cache, without_panic},
-    witness::{Marker, Witness},
+    witness::{Nonce, Witness},
 };
 use super::{
     Durability, LogChange, LogEntry, LogState, LogStore, LogStoreError, LogWrite, contract,
@@ -83,14 +90,12 @@ pub struct EngineLogStore {
     /// Tells the stores of this process apart.
     id: u64,
     engine: Engine,
-    options: EngineOptions,
-    witness: Witness,
+    nonce: Nonce,
+    /// Locked while space is reclaimed.
+    witness: Mutex<Witness>,
     slots: RwLock<BTreeMap<GroupId, Slot>>,
     queue: CommitQueue,
     tail: Mutex<Tail>,
-    reclaims: Mutex<()>,
-    /// Whether space is being reclaimed, and every write therefore synced.
-    is_reclaiming: AtomicBool,
 }
 
 /// What is known of one group.
@@ -102,13 +107,23 @@ enum Slot {
 }
 
 /// The end of the log. Whoever holds its lock is the only one to write.
-#[derive(Debug)]
 struct Tail {
     last_write: u64,
-    last_synced: u64,
-    /// The last write that carried nothing but a marker and records.
+    /// The last write that carried nothing but a marker.
     last_checkpoint: u64,
+    /// Buffered writes.
+    pending: Pending,
     has_failed: bool,
+}
+
+impl Tail {
+    fn check_usable(&self) -> Outcome {
+        if self.has_failed {
+            let message = "a write failed before, so that nothing can be relied on any more";
+            return Err(LogStoreError::Write(message.to_owned()));
+        }
+        Ok(())
+    }
 }
 
 impl EngineLogStore {
@@ -125,122 +140,111 @@ impl EngineLogStore {
             message,
         };
         create_folder(path).map_err(|error| failed(error.to_string()))?;
-        let witness = Witness::open(path).map_err(failed)?;
+        let mut witness = Witness::open(path).map_err(failed)?;
         let config = engine_config(path, options);
         let engine = without_panic(|| Engine::open(config)).map_err(failed)?;
         // Raft-engine does not make its first file's name durable.
         sync_folder(path).map_err(|error| failed(error.to_string()))?;
         let marker = engine.get(STORE_GROUP.0, MARKER_KEY);
         let last_write = witness.check(marker.as_deref()).map_err(failed)?;
+        let noted = witness.note_rewritten();
+        noted.map_err(|error| failed(error.to_string()))?;
         let recovered = recovery::recover(&engine);
         let store = EngineLogStore {
             id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
             engine,
-            options,
-            witness,
+            nonce: witness.nonce(),
+            witness: Mutex::new(witness),
             slots: RwLock::new(recovered.slots),
             queue: CommitQueue::default(),
             tail: Mutex::new(Tail {
                 last_write,
-                last_synced: 0,
                 last_checkpoint: 0,
+                pending: Pending::default(),
                 has_failed: false,
             }),
-            reclaims: Mutex::new(()),
-            is_reclaiming: AtomicBool::new(false),
         };
-        if !recovered.repairs.is_empty() {
-            store.write_batch(&mut store.tail.lock(), recovered.repairs, true)?;
+        if last_write > 0 {
+            // What a killed process left in the page cache is read back as if it
+            // were durable. From here on it is.
+            store.write_batch(&mut store.tail.lock(), recovered.repairs)?;
         }
         Ok(store)
     }
 
-    /// Writes a round of requests as one batch.
+    /// Writes a round of requests as one batch, or keeps it for the next one.
     fn commit(&self, round: Vec<Request>) -> Vec<Outcome> {
         let mut tail = self.tail.lock();
-        let is_synced = self.is_reclaiming.load(Ordering::SeqCst)
-            || round
-                .iter()
-                .any(|request| request.durability == Durability::Synced);
+        // Entries are read back from disk, so they cannot wait.
+        let is_due = |request: &Request| {
+            request.durability == Durability::Synced || request.holds_entries()
+        };
+        let is_due = round.iter().any(is_due);
         let slots = self.slots.read();
-        let mut batch = Batch::new(&slots);
+        let mut batch = Batch::new(&slots, mem::take(&mut tail.pending));
         let mut outcomes: Vec<Outcome> = round
             .into_iter()
             .map(|request| batch.add(request.write))
             .collect();
-        let finished = batch.finish();
-        drop(slots);
-        let written = finished.and_then(|(log, states)| {
-            if log.is_empty() && (!is_synced || tail.last_synced == tail.last_write) {
-                return Ok(());
-            }
-            self.write_batch(&mut tail, log, is_synced)?;
-            self.publish(states);
-            Ok(())
-        });
-        if let Err(error) = written {
-            let message = error.to_string();
-            for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_ok()) {
-                *outcome = Err(LogStoreError::Write(message.clone()));
-            }
+        if is_due {
+            let (log, states) = batch.finish();
+            drop(slots);
+            let written = match log.is_empty() {
+                true => tail.check_usable(),
+                false => self.write_batch(&mut tail, log),
+            };
+            outcomes = outcomes_after(outcomes, written, || self.publish(states));
+        } else {
+            let (pending, states) = batch.defer();
+            drop(slots);
+            tail.pending = pending;
+            outcomes = outcomes_after(outcomes, tail.check_usable(), || self.publish(states));
         }
         outcomes
     }
 
-    /// Ends the log with a synced write that vouches for those before it, and that
-    /// may hold all groups' records anew.
-    fn checkpoint(&self, with_records: bool) -> Result<(), LogStoreError> {
+    /// Writes what is pending, and ends the log with a write that does nothing but
+    /// vouch for those before it.
+    fn checkpoint(&self) -> Result<(), LogStoreError> {
         let mut tail = self.tail.lock();
-        if tail.last_checkpoint == tail.last_write {
+        if tail.last_checkpoint == tail.last_write && tail.pending.is_empty() {
             return Ok(());
         }
         let slots = self.slots.read();
-        let mut batch = Batch::new(&slots);
-        if with_records {
-            batch.add_all_records();
-        }
-        let (log, _) = batch.finish()?;
+        let (log, _) = Batch::new(&slots, mem::take(&mut tail.pending)).finish();
         drop(slots);
-        if tail.last_synced < tail.last_write {
-            // A marker only vouches for what is known to be synced already.
-            self.write_batch(&mut tail, LogBatch::default(), true)?;
+        if !log.is_empty() {
+            self.write_batch(&mut tail, log)?;
         }
-        self.write_batch(&mut tail, log, true)?;
+        self.write_batch(&mut tail, LogBatch::default())?;
         tail.last_checkpoint = tail.last_write;
         Ok(())
     }
 
-    /// Writes a batch together with its marker.
-    fn write_batch(
-        &self,
-        tail: &mut Tail,
-        mut batch: LogBatch,
-        is_synced: bool,
-    ) -> Result<(), LogStoreError> {
-        if tail.has_failed {
-            let message = "a write failed before, so that nothing can be relied on any more";
-            return Err(LogStoreError::Write(message.to_owned()));
-        }
-        let marker = Marker {
-            write: tail.last_write + 1,
-            synced: tail.last_synced,
-        };
-        let encoded = self.witness.encode(marker);
+    /// Writes and syncs a batch together with its marker.
+    fn write_batch(&self, tail: &mut Tail, mut batch: LogBatch) -> Result<(), LogStoreError> {
+        tail.check_usable()?;
+        let write = tail.last_write + 1;
         batch
-            .put(STORE_GROUP.0, MARKER_KEY.to_vec(), encoded)
+            .put(
+                STORE_GROUP.0,
+                MARKER_KEY.to_vec(),
+                self.nonce.marker(write),
+            )
             .expect("the key is not one of raft-engine's own");
         tail.has_failed = true;
-        without_panic(|| self.engine.write(&mut batch, is_synced)).map_err(LogStoreError::Write)?;
+        without_panic(|| self.engine.write(&mut batch, true)).map_err(LogStoreError::Write)?;
         tail.has_failed = false;
-        tail.last_write = marker.write;
-        if is_synced {
-            tail.last_synced = marker.write;
+        tail.last_write = write;
+        if tail.pending.is_empty() {
+            // The batch is empty again, and keeps its memory.
+            tail.pending = Pending::from(batch);
         }
         Ok(())
     }
 
     /// Makes the states of written groups known.
-    fn publish(&self, states: BTreeMap<GroupId, Option<LogState>>) {
+    fn publish(&self, states: States) {
         let mut slots = self.slots.write();
         for (group, state) in states {
             match state {
@@ -320,38 +324,32 @@ impl LogStore for EngineLogStore {
     }
 
     fn write(&self, write: LogWrite, durability: Durability) -> Result<(), LogStoreError> {
-        let bytes = write_bytes(&write);
-        if bytes > WRITE_LIMIT_BYTES {
+        let entry_bytes = entry_bytes(&write);
+        if entry_bytes > WRITE_LIMIT_BYTES {
             return Err(LogStoreError::Write(format!(
-                "a write of {bytes} bytes is over the limit of {WRITE_LIMIT_BYTES}"
+                "a write of {entry_bytes} bytes is over the limit of {WRITE_LIMIT_BYTES}"
             )));
         }
         let request = Request {
             write,
             durability,
-            bytes,
+            entry_bytes,
         };
         self.queue.submit(request, |round| self.commit(round))
     }
 
-    /// Raft-engine removes files by what the newest writes replaced, synced or not.
-    /// So everything is synced before, and each write made meanwhile. Before files
-    /// may go, all records are written anew: they are then never among what
-    /// raft-engine rewrites to its second queue, whose newest file it cuts at the
-    /// first flaw, which could bring back an older vote. Entries missing from there
-    /// are noticed by the records.
     fn reclaim(&self) -> Result<Vec<GroupId>, LogStoreError> {
-        let Some(_only_one) = self.reclaims.try_lock() else {
+        let Some(mut witness) = self.witness.try_lock() else {
             return Ok(Vec::new());
         };
-        let _syncing = RaisedFlag::new(&self.is_reclaiming);
-        let may_purge = self.engine.get_used_size() as u64 > self.options.purge_threshold_bytes;
-        self.checkpoint(may_purge)?;
-        if !may_purge {
-            return Ok(Vec::new());
-        }
+        self.checkpoint()?;
         let purge = || without_panic(|| self.engine.purge_expired_files());
-        let in_the_way = with_own_cache(self.id, purge).map_err(|message| {
+        let reclaimed = with_own_cache(self.id, purge).and_then(|in_the_way| {
+            let noted = witness.note_rewritten();
+            noted.map_err(|error| error.to_string())?;
+            Ok(in_the_way)
+        });
+        let in_the_way = reclaimed.map_err(|message| {
             self.tail.lock().has_failed = true;
             LogStoreError::Write(format!("cannot reclaim space: {message}"))
         })?;
@@ -364,27 +362,30 @@ impl LogStore for EngineLogStore {
 impl Drop for EngineLogStore {
     fn drop(&mut self) {
         // A log that is not closed in good order is opened all the same.
-        let _ = self.checkpoint(false);
+        let _ = self.checkpoint();
     }
 }
 
-/// A flag that is up while this lives.
-struct RaisedFlag<'a>(&'a AtomicBool);
-
-impl<'a> RaisedFlag<'a> {
-    fn new(flag: &'a AtomicBool) -> Self {
-        flag.store(true, Ordering::SeqCst);
-        RaisedFlag(flag)
+/// The outcomes of a round once it is known whether it was written: it is made
+/// known if it was, else everything that was not refused has failed.
+fn outcomes_after(
+    mut outcomes: Vec<Outcome>,
+    written: Outcome,
+    publish: impl FnOnce(),
+) -> Vec<Outcome> {
+    match written {
+        Ok(()) => publish(),
+        Err(error) => {
+            let message = error.to_string();
+            for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_ok()) {
+                *outcome = Err(LogStoreError::Write(message.clone()));
+            }
+        }
     }
+    outcomes
 }
 
-impl Drop for RaisedFlag<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::SeqCst);
-    }
-}
-
-fn write_bytes(write: &LogWrite) -> usize {
+fn entry_bytes(write: &LogWrite) -> usize {
     let change_bytes = |change: &LogChange| match change {
         LogChange::Append(entries) => entries.iter().map(LogEntry::size).sum(),
         _ => 0,

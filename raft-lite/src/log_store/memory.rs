@@ -183,9 +183,9 @@ mod tests {
             self.crash(usize::MAX);
         }
 
-        fn crash(&mut self, random: &mut StdRng) {
+        fn lose_unsynced(&mut self, random: &mut StdRng) {
             let kept = random.random_range(0..=self.buffered_writes());
-            MemoryLogStore::crash(self, kept);
+            self.crash(kept);
         }
     }
 

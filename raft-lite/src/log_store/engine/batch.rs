@@ -1,11 +1,12 @@
-//! Turns the writes of one round into one raft-engine batch.
+//! Turns writes into one raft-engine batch: those of a round, and before them
+//! those that were left to a later one.
 //!
 //! Raft-engine applies a batch's items in order, so changes keep theirs; the
 //! record of each group touched follows at the end, as it stands after all of
 //! them. Raft-engine panics on an append that leaves a hole or goes below what was
 //! compacted, so every change is checked first, and a new log begins with a clean.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use raft::eraftpb;
 use raft_engine::{Command, LogBatch, MessageExt};
@@ -33,22 +34,48 @@ impl MessageExt for EntryCodec {
 /// The group id under which the store keeps what belongs to no group.
 pub(super) const STORE_GROUP: GroupId = GroupId(u64::MAX);
 
-type States = BTreeMap<GroupId, Option<LogState>>;
+/// States of groups; `None` is a group without a log.
+pub(super) type States = BTreeMap<GroupId, Option<LogState>>;
+
+/// Changes that are not written yet.
+#[derive(Default)]
+pub(super) struct Pending {
+    /// What has to be done to entries.
+    log: LogBatch,
+    /// The groups whose record has to be written.
+    groups: BTreeSet<GroupId>,
+}
+
+impl Pending {
+    /// Whether there is nothing to write.
+    pub(super) fn is_empty(&self) -> bool {
+        self.log.is_empty() && self.groups.is_empty()
+    }
+}
+
+impl From<LogBatch> for Pending {
+    fn from(log: LogBatch) -> Self {
+        Pending {
+            log,
+            groups: BTreeSet::new(),
+        }
+    }
+}
 
 /// A batch being filled.
 pub(super) struct Batch<'a> {
     slots: &'a BTreeMap<GroupId, Slot>,
-    touched: States,
-    log: LogBatch,
+    pending: Pending,
+    states: States,
 }
 
 impl<'a> Batch<'a> {
-    /// An empty batch on top of these groups.
-    pub(super) fn new(slots: &'a BTreeMap<GroupId, Slot>) -> Self {
+    /// A batch that begins with what is pending. `slots` are the groups after it.
+    pub(super) fn new(slots: &'a BTreeMap<GroupId, Slot>, pending: Pending) -> Self {
         Batch {
             slots,
-            touched: States::new(),
-            log: LogBatch::default(),
+            pending,
+            states: States::new(),
         }
     }
 
@@ -58,36 +85,37 @@ impl<'a> Batch<'a> {
         for (group, change) in write.changes {
             self.encode(group, change)?;
         }
-        self.touched.extend(states);
+        self.pending.groups.extend(states.keys());
+        self.states.extend(states);
         Ok(())
     }
 
-    /// Adds the records of all sound groups.
-    pub(super) fn add_all_records(&mut self) {
-        for (group, slot) in self.slots {
-            if let Slot::Sound(state) = slot {
-                self.touched.entry(*group).or_insert(Some(*state));
-            }
-        }
+    /// Leaves everything to a later batch. Also returns the states of the groups
+    /// that were changed.
+    pub(super) fn defer(self) -> (Pending, States) {
+        (self.pending, self.states)
     }
 
-    /// The batch, and the states of the groups in it once it is written.
-    pub(super) fn finish(mut self) -> Result<(LogBatch, States), LogStoreError> {
-        for (group, state) in &self.touched {
-            if let Some(state) = state {
-                let record = record::encode(state);
-                let put = self.log.put(group.0, RECORD_KEY.to_vec(), record);
-                put.map_err(cannot_encode)?;
-            }
+    /// Everything as raft-engine takes it. Also returns the states of the groups
+    /// that were changed, once it is written.
+    pub(super) fn finish(self) -> (LogBatch, States) {
+        let mut log = self.pending.log;
+        for group in self.pending.groups {
+            let state = match (self.states.get(&group), self.slots.get(&group)) {
+                (Some(Some(state)), _) | (None, Some(Slot::Sound(state))) => state,
+                _ => continue,
+            };
+            log.put(group.0, RECORD_KEY.to_vec(), record::encode(state))
+                .expect("the key is not one of raft-engine's own");
         }
-        Ok((self.log, self.touched))
+        (log, self.states)
     }
 
     /// The states after a write, if all its changes are allowed.
     fn check(&self, write: &LogWrite) -> Result<States, LogStoreError> {
         let mut states = States::new();
         for (group, change) in &write.changes {
-            let state = match states.get(group).or_else(|| self.touched.get(group)) {
+            let state = match states.get(group).or_else(|| self.states.get(group)) {
                 Some(state) => *state,
                 None => self.slot_state(*group, change)?,
             };
@@ -118,18 +146,19 @@ impl<'a> Batch<'a> {
     fn encode(&mut self, group: GroupId, change: LogChange) -> Result<(), LogStoreError> {
         match change {
             LogChange::Create { .. } | LogChange::Clean => {
-                self.log.add_command(group.0, Command::Clean);
+                self.pending.log.add_command(group.0, Command::Clean);
             }
             LogChange::Append(entries) => {
                 let entries: Vec<eraftpb::Entry> =
                     entries.into_iter().map(|LogEntry(entry)| entry).collect();
-                self.log
+                self.pending
+                    .log
                     .add_entries::<EntryCodec>(group.0, &entries)
                     .map_err(cannot_encode)?;
             }
             LogChange::Compact(position) => {
                 let index = position.index.next().0;
-                self.log.add_command(group.0, Command::Compact { index });
+                self.pending.log.add_command(group.0, Command::Compact { index });
             }
             LogChange::HardState(_) => {}
         }

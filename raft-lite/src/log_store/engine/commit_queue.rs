@@ -24,8 +24,15 @@ pub(super) type Outcome = Result<(), LogStoreError>;
 pub(super) struct Request {
     pub(super) write: LogWrite,
     pub(super) durability: Durability,
-    /// Roughly what the write adds to the log.
-    pub(super) bytes: usize,
+    /// Roughly what the entries in it take up.
+    pub(super) entry_bytes: usize,
+}
+
+impl Request {
+    /// Whether the write appends anything.
+    pub(super) fn holds_entries(&self) -> bool {
+        self.entry_bytes > 0
+    }
 }
 
 /// The queue. See the module.
@@ -81,7 +88,7 @@ impl State {
         let mut bytes = 0;
         let within_limit = self.waiting.iter().take_while(|(_, request)| {
             let is_first = bytes == 0;
-            bytes += request.bytes.max(1);
+            bytes += request.entry_bytes.max(1);
             is_first || bytes <= ROUND_LIMIT_BYTES
         });
         let count = within_limit.count();
@@ -107,11 +114,11 @@ mod tests {
 
     use super::*;
 
-    fn request(bytes: usize) -> Request {
+    fn request(entry_bytes: usize) -> Request {
         Request {
             write: LogWrite::new(),
             durability: Durability::Synced,
-            bytes,
+            entry_bytes,
         }
     }
 

@@ -1,0 +1,147 @@
+//! What the node does for its clients, whatever way they come in.
+//!
+//! A request is validated, routed (key → slot → shard), proposed or read through
+//! the shard's Raft group, and answered with one vocabulary of errors. Nothing
+//! here knows of gRPC or HTTP.
+
+mod batch;
+mod error;
+mod kv;
+mod routing;
+mod scan;
+mod state_machine;
+mod status;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use raft_lite::MultiRaft;
+
+use crate::{machine::Machine, metrics::Metrics};
+
+pub use batch::{Operation, OperationReply};
+pub use error::ServiceError;
+pub use kv::{Expected, Versioned};
+pub use routing::RoutingTable;
+pub use scan::{Pair, ScanRequest, Scanner};
+pub use state_machine::{Request, RequestKind};
+pub use status::{NodeStatus, ShardStatus};
+
+/// What clients may ask for at most.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLimits {
+    /// Longest key, in bytes.
+    pub key_bytes: usize,
+    /// Longest value, in bytes.
+    pub value_bytes: usize,
+    /// Most operations in one batch.
+    pub batch_operations: usize,
+    /// Most bytes of keys, values and commands in one request.
+    pub request_bytes: usize,
+    /// Longest time to work on one request.
+    pub timeout: Duration,
+}
+
+impl Default for RequestLimits {
+    fn default() -> Self {
+        RequestLimits {
+            key_bytes: 64 << 10,
+            value_bytes: 8 << 20,
+            batch_operations: 100_000,
+            request_bytes: 64 << 20,
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// It sees every write acknowledged before it was asked.
+    #[default]
+    Linearizable,
+    /// It sees some earlier state of this node's replica.
+    Stale,
+}
+
+/// Who this node is.
+#[derive(Clone, Debug)]
+pub struct NodeInfo {
+    /// The node's id.
+    pub node_id: String,
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// Where it listens: `host:port`.
+    pub address: String,
+}
+
+/// A node's service. See the module.
+pub struct Service {
+    raft: Arc<MultiRaft>,
+    machine: Arc<Machine>,
+    routing: RoutingTable,
+    limits: RequestLimits,
+    metrics: Arc<Metrics>,
+    info: NodeInfo,
+    data_folder: std::path::PathBuf,
+    started: Instant,
+}
+
+/// What a service is made of.
+pub struct ServiceParts {
+    /// The node's Raft groups.
+    pub raft: Arc<MultiRaft>,
+    /// What they are applied to.
+    pub machine: Arc<Machine>,
+    /// Where keys live.
+    pub routing: RoutingTable,
+    /// What clients may ask for.
+    pub limits: RequestLimits,
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
+    /// Who the node is.
+    pub info: NodeInfo,
+    /// The folder whose size is reported.
+    pub data_folder: std::path::PathBuf,
+}
+
+impl Service {
+    /// The service of a node.
+    pub fn new(parts: ServiceParts) -> Self {
+        let ServiceParts { raft, machine, routing, limits, metrics, info, data_folder } = parts;
+        let started = Instant::now();
+        Service { raft, machine, routing, limits, metrics, info, data_folder, started }
+    }
+
+    /// What clients may ask for.
+    pub fn limits(&self) -> &RequestLimits {
+        &self.limits
+    }
+
+    /// Where operations are counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    fn check_key(&self, key: &[u8]) -> Result<(), ServiceError> {
+        if key.is_empty() {
+            return Err(ServiceError::invalid("key", "at least 1 byte", "the key is empty"));
+        }
+        check_length("key", key.len(), self.limits.key_bytes)
+    }
+
+    fn check_value(&self, value: &Bytes) -> Result<(), ServiceError> {
+        check_length("value", value.len(), self.limits.value_bytes)
+    }
+}
+
+fn check_length(field: &'static str, length: usize, limit: usize) -> Result<(), ServiceError> {
+    if length <= limit {
+        return Ok(());
+    }
+    let message = format!("the {field} has {length} bytes, the limit is {limit} bytes");
+    Err(ServiceError::invalid(field, &format!("at most {limit} bytes"), &message))
+}

@@ -1,0 +1,170 @@
+//! The one vocabulary of errors that clients are given. It is mapped to gRPC and
+//! to HTTP in one place each, under `api`.
+
+use raft_lite::{CommandFailure, Rejection, RequestError};
+
+use crate::{
+    machine::QueryError,
+    wasm::{FailureKind, PluginFailure},
+};
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServiceError {
+    /// The request itself is wrong. Nothing happened.
+    #[error("{message}")]
+    InvalidArgument {
+        /// The field that is wrong.
+        field: String,
+        /// What is allowed.
+        limit: String,
+        /// What is the matter, for people.
+        message: String,
+    },
+    /// Another node leads the shard. Nothing happened.
+    #[error("this node does not lead shard {shard}{}", at_leader(.leader))]
+    NotLeader {
+        /// The shard.
+        shard: String,
+        /// The leader's id, if known.
+        leader: Option<String>,
+    },
+    /// The shard can not serve the request now. Nothing happened.
+    #[error("shard {shard} is unavailable: {reason}")]
+    ShardUnavailable {
+        /// The shard.
+        shard: String,
+        /// Why.
+        reason: String,
+    },
+    /// The plugin refused or failed the command. Nothing was written.
+    #[error("the plugin {}: {message}", verb(.kind))]
+    Plugin {
+        /// How it failed.
+        kind: FailureKind,
+        /// The plugin's own code.
+        code: u32,
+        /// What it said.
+        message: String,
+    },
+    /// Too much is waiting. Nothing happened.
+    #[error("the node has too much to do: {resource}; try again later")]
+    ResourceExhausted {
+        /// What is used up.
+        resource: String,
+    },
+    /// Whether the write took effect is not known.
+    #[error("the outcome is unknown: {reason}")]
+    OutcomeUnknown {
+        /// Why.
+        reason: String,
+    },
+    /// The node failed.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+fn at_leader(leader: &Option<String>) -> String {
+    leader.as_ref().map_or_else(String::new, |leader| format!(", {leader} does"))
+}
+
+fn verb(kind: &FailureKind) -> &'static str {
+    match kind {
+        FailureKind::Failed => "refused the command",
+        FailureKind::Panic => "panicked",
+        FailureKind::Trap => "trapped",
+        FailureKind::OutOfFuel => "ran out of fuel",
+        FailureKind::MemoryLimit => "reached its memory limit",
+        FailureKind::CallDepth => "recursed too deeply",
+        FailureKind::BadCall => "broke the rules of the plugin ABI",
+    }
+}
+
+impl ServiceError {
+    /// A wrong field.
+    pub fn invalid(field: &str, limit: &str, message: &str) -> Self {
+        ServiceError::InvalidArgument {
+            field: field.to_owned(),
+            limit: limit.to_owned(),
+            message: message.to_owned(),
+        }
+    }
+
+    /// What a response that the default plugin should have given, but did not,
+    /// means.
+    pub(super) fn foreign_response(error: impl std::fmt::Display) -> Self {
+        ServiceError::Internal(format!(
+            "the shard's plugin does not answer like the key-value store ({error}); \
+             use the StateMachine service for other plugins"
+        ))
+    }
+
+    pub(super) fn of_request(error: RequestError, shard: &str, leader: Option<String>) -> Self {
+        let shard = shard.to_owned();
+        match error {
+            RequestError::NotLeader { .. } => ServiceError::NotLeader { shard, leader },
+            RequestError::Overloaded => {
+                ServiceError::ResourceExhausted { resource: format!("queue of shard {shard}") }
+            }
+            RequestError::Unavailable(reason) => ServiceError::ShardUnavailable { shard, reason },
+            RequestError::OutcomeUnknown | RequestError::Stopping => {
+                ServiceError::OutcomeUnknown { reason: error.to_string() }
+            }
+        }
+    }
+
+    pub(super) fn of_rejection(rejection: Rejection, shard: &str) -> Self {
+        let shard = shard.to_owned();
+        match rejection {
+            Rejection::SlotNotOwned => ServiceError::ShardUnavailable {
+                shard,
+                reason: "it does not own the key's slot".to_owned(),
+            },
+            Rejection::Frozen => ServiceError::ShardUnavailable {
+                shard,
+                reason: "it is frozen for a merge".to_owned(),
+            },
+            Rejection::Expired => ServiceError::InvalidArgument {
+                field: "not_after".to_owned(),
+                limit: "a time not yet passed".to_owned(),
+                message: "the command's time had passed before it could take effect".to_owned(),
+            },
+        }
+    }
+
+    pub(super) fn of_query(error: QueryError, shard: &str) -> Self {
+        match error {
+            QueryError::NoShard(_) | QueryError::Frozen => ServiceError::ShardUnavailable {
+                shard: shard.to_owned(),
+                reason: error.to_string(),
+            },
+            QueryError::Host(error) => ServiceError::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<PluginFailure> for ServiceError {
+    fn from(failure: PluginFailure) -> Self {
+        let PluginFailure { kind, code, message } = failure;
+        ServiceError::Plugin { kind, code, message }
+    }
+}
+
+impl From<CommandFailure> for ServiceError {
+    fn from(failure: CommandFailure) -> Self {
+        let CommandFailure { kind, code, message } = failure;
+        let kinds = [
+            FailureKind::Failed,
+            FailureKind::Panic,
+            FailureKind::Trap,
+            FailureKind::OutOfFuel,
+            FailureKind::MemoryLimit,
+            FailureKind::CallDepth,
+            FailureKind::BadCall,
+        ];
+        match kinds.into_iter().find(|known| *known as u32 == kind) {
+            Some(kind) => ServiceError::Plugin { kind, code, message },
+            None => ServiceError::Internal(format!("unknown kind of plugin failure {kind}")),
+        }
+    }
+}

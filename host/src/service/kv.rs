@@ -1,0 +1,100 @@
+//! The key-value store: the default plugin's commands with types.
+
+use bytes::Bytes;
+use raft_kv_plugin_kv::protocol;
+
+use super::{Consistency, RequestKind, Service, ServiceError};
+use crate::metrics::OperationKind;
+
+/// A value and its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned {
+    /// The value.
+    pub value: Bytes,
+    /// Its version: grows with each write of the key.
+    pub version: u64,
+}
+
+/// What a put expects to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Anything.
+    Any,
+    /// A value of this version; 0 means no value.
+    Version(u64),
+}
+
+impl Service {
+    /// Sets a key. Returns the version written.
+    pub async fn put(
+        &self,
+        key: &[u8],
+        value: &Bytes,
+        expected: Expected,
+    ) -> Result<u64, ServiceError> {
+        let command = self.put_command(key, value, expected)?;
+        let response = self.run_one(key, command, RequestKind::Apply, OperationKind::Put).await?;
+        read_put(&response)
+    }
+
+    /// Reads a key.
+    pub async fn get(
+        &self,
+        key: &[u8],
+        consistency: Consistency,
+    ) -> Result<Option<Versioned>, ServiceError> {
+        let request = self.get_request(key)?;
+        let kind = RequestKind::Query(consistency);
+        read_get(self.run_one(key, request, kind, OperationKind::Get).await?)
+    }
+
+    /// Removes a key. Returns whether it existed.
+    pub async fn delete(&self, key: &[u8]) -> Result<bool, ServiceError> {
+        let command = self.delete_command(key)?;
+        let kind = RequestKind::Apply;
+        read_delete(&self.run_one(key, command, kind, OperationKind::Delete).await?)
+    }
+
+    pub(super) fn put_command(
+        &self,
+        key: &[u8],
+        value: &Bytes,
+        expected: Expected,
+    ) -> Result<Bytes, ServiceError> {
+        self.check_key(key)?;
+        self.check_value(value)?;
+        let expected = match expected {
+            Expected::Any => None,
+            Expected::Version(version) => Some(version),
+        };
+        let put = protocol::Put { key, value, expected };
+        Ok(protocol::Command::Put(put).encode().into())
+    }
+
+    pub(super) fn delete_command(&self, key: &[u8]) -> Result<Bytes, ServiceError> {
+        self.check_key(key)?;
+        Ok(protocol::Command::Delete { key }.encode().into())
+    }
+
+    pub(super) fn get_request(&self, key: &[u8]) -> Result<Bytes, ServiceError> {
+        self.check_key(key)?;
+        Ok(protocol::Query::Get { key }.encode().into())
+    }
+}
+
+pub(super) fn read_put(response: &[u8]) -> Result<u64, ServiceError> {
+    protocol::decode_put(response).map_err(ServiceError::foreign_response)
+}
+
+pub(super) fn read_delete(response: &[u8]) -> Result<bool, ServiceError> {
+    protocol::decode_delete(response).map_err(ServiceError::foreign_response)
+}
+
+pub(super) fn read_get(response: Bytes) -> Result<Option<Versioned>, ServiceError> {
+    let found = protocol::decode_get(&response).map_err(ServiceError::foreign_response)?;
+    let versioned = |found: protocol::Found| Versioned {
+        value: response.slice(found.value),
+        version: found.version,
+    };
+    Ok(found.map(versioned))
+}

@@ -1,0 +1,73 @@
+//! Which shard a key lives in.
+
+use std::sync::Arc;
+
+use raft_lite::GroupId;
+
+use super::error::ServiceError;
+use crate::{
+    machine::Machine,
+    storage::{Slot, slot_of},
+};
+
+/// Slots and the shards that own them.
+pub struct RoutingTable {
+    /// For each slot the place of its shard in `shards`.
+    by_slot: Vec<Option<usize>>,
+    shards: Vec<ShardRoute>,
+}
+
+/// A shard, as requests find it.
+#[derive(Clone, Debug)]
+pub struct ShardRoute {
+    /// Its Raft group.
+    pub group: GroupId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its place in the table, for counters.
+    pub ordinal: usize,
+}
+
+impl RoutingTable {
+    /// The table of the shards on this node.
+    pub fn of(machine: &Machine, slots: u32) -> Self {
+        let mut table = RoutingTable { by_slot: vec![None; slots as usize], shards: Vec::new() };
+        for shard in machine.shards() {
+            let record = shard.record();
+            let ordinal = table.shards.len();
+            for slot in record.slots.iter().flat_map(|range| range.slots()) {
+                if let Some(owner) = table.by_slot.get_mut(slot.0 as usize) {
+                    *owner = Some(ordinal);
+                }
+            }
+            let name = record.name.as_str().into();
+            table.shards.push(ShardRoute { group: record.group, name, ordinal });
+        }
+        table
+    }
+
+    /// Number of slots the key space is cut into.
+    pub fn slots(&self) -> u32 {
+        self.by_slot.len() as u32
+    }
+
+    /// All shards.
+    pub fn shards(&self) -> &[ShardRoute] {
+        &self.shards
+    }
+
+    /// The slot of a key and the shard that owns it.
+    pub fn route(&self, key: &[u8]) -> Result<(Slot, &ShardRoute), ServiceError> {
+        let slot = slot_of(key, self.slots());
+        Ok((slot, self.owner(slot)?))
+    }
+
+    /// The shard that owns a slot.
+    pub fn owner(&self, slot: Slot) -> Result<&ShardRoute, ServiceError> {
+        let owner = self.by_slot.get(slot.0 as usize).copied().flatten();
+        owner.map(|ordinal| &self.shards[ordinal]).ok_or_else(|| ServiceError::ShardUnavailable {
+            shard: String::new(),
+            reason: format!("no shard owns slot {}", slot.0),
+        })
+    }
+}

@@ -1,0 +1,237 @@
+//! Scans over all shards, in the order of their keys.
+//!
+//! A key's slot is a hash, so a prefix's keys lie in every slot. Each slot is
+//! read in chunks, in key order, from one snapshot of its shard; the slots'
+//! chunks are merged, and only a chunk that ran empty is read on. A prefix that
+//! holds a whole `{tag}` lies in one slot alone.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use raft_kv_plugin_kv::protocol;
+
+use super::{Consistency, Service, ServiceError, routing::ShardRoute};
+use crate::{
+    machine::{Query, QueryReply, ShardReader},
+    metrics::OperationKind,
+    storage::{Slot, routing_key, slot_of},
+};
+
+/// Pairs of one page, at most.
+const PAGE_PAIRS: usize = 1024;
+/// Bytes of keys and values after which a page ends.
+const PAGE_BYTES: usize = 1 << 20;
+/// Bytes of one slot's chunk after which it ends.
+const CHUNK_BYTES: u32 = 64 << 10;
+/// Pairs of one slot's chunk: enough for a page from a single slot, and few from
+/// each of many.
+const CHUNK_PAIRS: (usize, usize) = (8, 512);
+
+/// What to scan.
+#[derive(Clone, Debug, Default)]
+pub struct ScanRequest {
+    /// What the keys begin with.
+    pub prefix: Bytes,
+    /// Begin after this key; empty for the first.
+    pub after: Bytes,
+    /// Most pairs to give; none for all.
+    pub limit: Option<u64>,
+    /// How fresh the answer must be.
+    pub consistency: Consistency,
+}
+
+/// A key, its value and the value's version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// The key.
+    pub key: Bytes,
+    /// Its value.
+    pub value: Bytes,
+    /// The value's version.
+    pub version: u64,
+}
+
+/// A scan in progress. It keeps its shards' snapshots until it is dropped.
+pub struct Scanner {
+    request: ScanRequest,
+    shards: Vec<ShardReader>,
+    slots: Vec<SlotScan>,
+    /// The first pair of each slot that has one, least key first.
+    heads: BinaryHeap<Reverse<(Bytes, usize)>>,
+    left: u64,
+    chunk_pairs: u32,
+}
+
+/// One slot's part of a scan.
+struct SlotScan {
+    slot: Slot,
+    /// Its shard's place in `Scanner::shards`.
+    shard: usize,
+    chunk: VecDeque<Pair>,
+    /// Last key read so far.
+    after: Bytes,
+    /// There may be more to read behind the chunk.
+    more: bool,
+}
+
+impl Service {
+    /// Opens a scan: takes a snapshot of each shard it runs over.
+    pub async fn scan(&self, request: ScanRequest) -> Result<Scanner, ServiceError> {
+        let started = Instant::now();
+        let limit = self.limits.key_bytes;
+        super::check_length("prefix", request.prefix.len(), limit)?;
+        super::check_length("cursor", request.after.len(), limit)?;
+        let routes: Vec<(ShardRoute, Vec<Slot>)> = match tagged_slot(&request.prefix, self) {
+            Some(slot) => vec![(self.routing.owner(slot)?.clone(), vec![slot])],
+            None => {
+                let all = (0..self.routing.slots()).map(Slot);
+                let owner = |slot: &Slot| self.routing.owner(*slot).map(|route| route.ordinal);
+                let owners: Vec<usize> = all.clone().map(|s| owner(&s)).collect::<Result<_, _>>()?;
+                let of_shard = |route: &ShardRoute| {
+                    all.clone().filter(|slot| owners[slot.0 as usize] == route.ordinal).collect()
+                };
+                self.routing.shards().iter().map(|r| (r.clone(), of_shard(r))).collect()
+            }
+        };
+        let barriers = routes.iter().map(|(route, _)| self.read_barrier(route, request.consistency));
+        try_join_all(barriers).await?;
+        let mut shards = Vec::new();
+        let mut slots = Vec::new();
+        for (route, owned) in &routes {
+            let reader = self.machine.reader(route.group);
+            shards.push(reader.map_err(|error| ServiceError::of_query(error, &route.name))?);
+            let shard = shards.len() - 1;
+            let after = request.after.clone();
+            let scan = |slot: &Slot| SlotScan {
+                slot: *slot,
+                shard,
+                chunk: VecDeque::new(),
+                after: after.clone(),
+                more: true,
+            };
+            slots.extend(owned.iter().map(scan));
+            self.metrics.observe(OperationKind::Scan, route.ordinal, 1, started.elapsed(), true);
+        }
+        let left = request.limit.unwrap_or(u64::MAX);
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(PAGE_PAIRS);
+        let (least, most) = CHUNK_PAIRS;
+        let chunk_pairs = (2 * wanted / slots.len().max(1)).clamp(least, most) as u32;
+        Ok(Scanner { request, shards, slots, heads: BinaryHeap::new(), left, chunk_pairs })
+    }
+
+    /// Runs the next page of a scan where it does not hold others up.
+    pub async fn scan_page(
+        &self,
+        mut scanner: Scanner,
+    ) -> Result<(Scanner, Vec<Pair>), ServiceError> {
+        let page = tokio::task::spawn_blocking(move || {
+            let page = scanner.next_page()?;
+            Ok((scanner, page))
+        });
+        page.await.map_err(|error| ServiceError::Internal(error.to_string()))?
+    }
+}
+
+/// The one slot that a prefix's keys lie in, if it holds a whole tag.
+fn tagged_slot(prefix: &[u8], service: &Service) -> Option<Slot> {
+    let tagged = routing_key(prefix).len() < prefix.len();
+    tagged.then(|| slot_of(prefix, service.routing.slots()))
+}
+
+impl Scanner {
+    /// Whether all pairs asked for were given.
+    pub fn is_done(&self) -> bool {
+        self.left == 0 || self.slots.iter().all(|slot| slot.chunk.is_empty() && !slot.more)
+    }
+
+    /// The next pairs, in key order; empty when there are none left.
+    fn next_page(&mut self) -> Result<Vec<Pair>, ServiceError> {
+        let mut page = Vec::new();
+        let mut bytes = 0;
+        let empty: Vec<usize> = (0..self.slots.len()).filter(|i| self.slots[*i].is_dry()).collect();
+        self.refill(&empty)?;
+        while page.len() < PAGE_PAIRS && bytes < PAGE_BYTES && self.left > 0 {
+            let Some(Reverse((_, place))) = self.heads.pop() else { break };
+            let slot = &mut self.slots[place];
+            let Some(pair) = slot.chunk.pop_front() else {
+                return Err(ServiceError::Internal("a scan lost its place".to_owned()));
+            };
+            bytes += pair.key.len() + pair.value.len();
+            page.push(pair);
+            self.left -= 1;
+            match slot.chunk.front() {
+                Some(next) => self.heads.push(Reverse((next.key.clone(), place))),
+                None if slot.more && self.left > 0 => self.refill(&[place])?,
+                None => {}
+            }
+        }
+        Ok(page)
+    }
+
+    /// Reads the next chunk of slots whose chunk ran empty.
+    fn refill(&mut self, places: &[usize]) -> Result<(), ServiceError> {
+        for shard in 0..self.shards.len() {
+            let of_shard: Vec<usize> =
+                places.iter().copied().filter(|place| self.slots[*place].shard == shard).collect();
+            if of_shard.is_empty() {
+                continue;
+            }
+            let queries: Vec<Query> = of_shard.iter().map(|place| self.query(*place)).collect();
+            let replies = self.shards[shard].query(&queries, false);
+            let replies = replies.map_err(|error| ServiceError::Internal(error.to_string()))?;
+            for (place, reply) in of_shard.into_iter().zip(replies) {
+                let response = match reply {
+                    QueryReply::Done(result) => result?,
+                    QueryReply::SlotNotOwned | QueryReply::TooLong => {
+                        let text = "a snapshot does not own its shard's slots".to_owned();
+                        return Err(ServiceError::Internal(text));
+                    }
+                };
+                self.take_chunk(place, response)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn query(&self, place: usize) -> Query {
+        let slot = &self.slots[place];
+        let scan = protocol::Scan {
+            prefix: &self.request.prefix,
+            after: (!slot.after.is_empty()).then_some(slot.after.as_ref()),
+            max_rows: self.chunk_pairs,
+            max_bytes: CHUNK_BYTES,
+        };
+        Query { slot: slot.slot, request: protocol::Query::Scan(scan).encode().into() }
+    }
+
+    fn take_chunk(&mut self, place: usize, response: Bytes) -> Result<(), ServiceError> {
+        let chunk =
+            protocol::ScanPage::decode(&response).map_err(ServiceError::foreign_response)?;
+        let slot = &mut self.slots[place];
+        slot.more = chunk.more();
+        slot.chunk.extend(chunk.rows().map(|row| Pair {
+            key: response.slice(row.key),
+            value: response.slice(row.value),
+            version: row.version,
+        }));
+        if let Some(last) = slot.chunk.back() {
+            slot.after = last.key.clone();
+        }
+        if let Some(first) = slot.chunk.front() {
+            self.heads.push(Reverse((first.key.clone(), place)));
+        }
+        Ok(())
+    }
+}
+
+impl SlotScan {
+    fn is_dry(&self) -> bool {
+        self.chunk.is_empty() && self.more
+    }
+}

@@ -1,0 +1,255 @@
+//! Commands and queries for any plugin: the path that everything else takes.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use bytes::Bytes;
+use raft_lite::{Command, CommandOutcome, NodeId, Proposal, RequestError};
+use tokio::{sync::oneshot, task, time::timeout};
+
+use super::{Consistency, Service, ServiceError, check_length, routing::ShardRoute};
+use crate::{
+    machine::{Query, QueryReply},
+    metrics::OperationKind,
+    storage::Slot,
+};
+
+/// One of many requests that go together.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The routing key.
+    pub key: Bytes,
+    /// What the plugin is given.
+    pub payload: Bytes,
+    /// Command or query.
+    pub kind: RequestKind,
+}
+
+/// What a request asks of the plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    /// Change the state, through the log.
+    Apply,
+    /// Read the state.
+    Query(Consistency),
+}
+
+/// Requests of one shard, with their places among all.
+struct ShardRequests {
+    route: ShardRoute,
+    places: Vec<usize>,
+    payloads: Vec<(Slot, Bytes)>,
+}
+
+type Reply = Result<Bytes, ServiceError>;
+
+impl Service {
+    /// Runs a command in the slot of `key`.
+    pub async fn apply(&self, key: &[u8], command: Bytes) -> Reply {
+        self.check_key(key)?;
+        self.check_payload(&command)?;
+        self.run_one(key, command, RequestKind::Apply, OperationKind::Apply).await
+    }
+
+    /// Answers a query in the slot of `key`.
+    pub async fn query(&self, key: &[u8], request: Bytes, consistency: Consistency) -> Reply {
+        self.check_key(key)?;
+        self.check_payload(&request)?;
+        self.run_one(key, request, RequestKind::Query(consistency), OperationKind::Query).await
+    }
+
+    /// Runs many requests at once; each has a result of its own, in their order.
+    /// Commands of one shard take effect in the order given and share log
+    /// entries. Queries do not wait for the commands beside them.
+    pub async fn run_many(&self, requests: Vec<Request>) -> Vec<Reply> {
+        let checked = requests.into_iter().map(|request| {
+            self.check_key(&request.key)?;
+            self.check_payload(&request.payload)?;
+            Ok(request)
+        });
+        self.run_checked(checked.collect()).await
+    }
+
+    fn check_payload(&self, payload: &Bytes) -> Result<(), ServiceError> {
+        // A command carries at most a key and a value and what the plugin's format adds.
+        let limit = self.limits.key_bytes + self.limits.value_bytes + 1024;
+        check_length("command", payload.len(), limit)
+    }
+
+    /// One validated request on the shortest way.
+    pub(super) async fn run_one(
+        &self,
+        key: &[u8],
+        payload: Bytes,
+        kind: RequestKind,
+        operation: OperationKind,
+    ) -> Reply {
+        let started = Instant::now();
+        let (slot, route) = self.routing.route(key)?;
+        let reply = match kind {
+            RequestKind::Apply => self.propose(route, vec![(slot, payload)]).await,
+            RequestKind::Query(consistency) => {
+                self.read(route, vec![(slot, payload)], consistency).await
+            }
+        };
+        let reply = reply.and_then(|mut replies| {
+            replies.pop().unwrap_or_else(|| Err(ServiceError::Internal("no reply".to_owned())))
+        });
+        self.metrics.observe(operation, route.ordinal, 1, started.elapsed(), reply.is_ok());
+        reply
+    }
+
+    /// Validated requests (or why they are not valid), grouped by shard.
+    pub(super) async fn run_checked(
+        &self,
+        requests: Vec<Result<Request, ServiceError>>,
+    ) -> Vec<Reply> {
+        let mut replies: Vec<Option<Reply>> = Vec::new();
+        replies.resize_with(requests.len(), || None);
+        let mut groups: BTreeMap<(usize, u8), (RequestKind, ShardRequests)> = BTreeMap::new();
+        for (place, request) in requests.into_iter().enumerate() {
+            let routed = request.and_then(|request| {
+                let (slot, route) = self.routing.route(&request.key)?;
+                let kind = match request.kind {
+                    RequestKind::Apply => 0,
+                    RequestKind::Query(Consistency::Linearizable) => 1,
+                    RequestKind::Query(Consistency::Stale) => 2,
+                };
+                let (_, group) = groups.entry((route.ordinal, kind)).or_insert_with(|| {
+                    let route = route.clone();
+                    (request.kind, ShardRequests { route, places: vec![], payloads: vec![] })
+                });
+                group.places.push(place);
+                group.payloads.push((slot, request.payload));
+                Ok(())
+            });
+            if let Err(error) = routed {
+                replies[place] = Some(Err(error));
+            }
+        }
+        let running = groups.into_values().map(|(kind, group)| self.run_group(kind, group));
+        for (place, reply) in futures::future::join_all(running).await.into_iter().flatten() {
+            replies[place] = Some(reply);
+        }
+        let lost = || Err(ServiceError::Internal("no reply".to_owned()));
+        replies.into_iter().map(|reply| reply.unwrap_or_else(lost)).collect()
+    }
+
+    async fn run_group(&self, kind: RequestKind, group: ShardRequests) -> Vec<(usize, Reply)> {
+        let started = Instant::now();
+        let ShardRequests { route, places, payloads } = group;
+        let (operation, replies) = match kind {
+            RequestKind::Apply => (OperationKind::Apply, self.propose(&route, payloads).await),
+            RequestKind::Query(consistency) => {
+                (OperationKind::Query, self.read(&route, payloads, consistency).await)
+            }
+        };
+        let count = places.len() as u64;
+        self.metrics.observe(operation, route.ordinal, count, started.elapsed(), replies.is_ok());
+        match replies {
+            Ok(replies) => places.into_iter().zip(replies).collect(),
+            Err(error) => places.into_iter().map(|place| (place, Err(error.clone()))).collect(),
+        }
+    }
+
+    /// Proposes commands of one shard as one and waits until they are applied.
+    async fn propose(
+        &self,
+        route: &ShardRoute,
+        commands: Vec<(Slot, Bytes)>,
+    ) -> Result<Vec<Reply>, ServiceError> {
+        let command =
+            |(slot, payload): (Slot, Bytes)| Command { slot: slot.0, payload, ..Default::default() };
+        let (sender, receiver) = oneshot::channel();
+        self.raft.propose(Proposal {
+            group: route.group,
+            commands: commands.into_iter().map(command).collect(),
+            // The receiver may have given up.
+            reply: Box::new(move |result| drop(sender.send(result))),
+        });
+        let outcomes = match timeout(self.limits.timeout, receiver).await {
+            Ok(Ok(result)) => result.map_err(|error| self.request_error(error, route))?,
+            Ok(Err(_)) => return Err(self.request_error(RequestError::Stopping, route)),
+            Err(_) => {
+                let reason = format!("no answer from shard {} in time", route.name);
+                return Err(ServiceError::OutcomeUnknown { reason });
+            }
+        };
+        let reply = |outcome| match outcome {
+            CommandOutcome::Applied(response) => Ok(response),
+            CommandOutcome::Failed(failure) => Err(failure.into()),
+            CommandOutcome::Rejected(rejection) => {
+                Err(ServiceError::of_rejection(rejection, &route.name))
+            }
+        };
+        Ok(outcomes.into_iter().map(reply).collect())
+    }
+
+    /// Answers queries of one shard from one of its states.
+    async fn read(
+        &self,
+        route: &ShardRoute,
+        requests: Vec<(Slot, Bytes)>,
+        consistency: Consistency,
+    ) -> Result<Vec<Reply>, ServiceError> {
+        self.read_barrier(route, consistency).await?;
+        let queries: Vec<Query> =
+            requests.into_iter().map(|(slot, request)| Query { slot, request }).collect();
+        let of_query = |error| ServiceError::of_query(error, &route.name);
+        let reader = self.machine.reader(route.group).map_err(of_query)?;
+        let mut replies = reader.query(&queries, true).map_err(of_query)?;
+        if replies.contains(&QueryReply::TooLong) {
+            let again = task::spawn_blocking(move || reader.query(&queries, false));
+            let again = again.await.map_err(|error| ServiceError::Internal(error.to_string()))?;
+            replies = again.map_err(of_query)?;
+        }
+        let reply = |reply| match reply {
+            QueryReply::Done(result) => Ok(result?),
+            QueryReply::SlotNotOwned => Err(ServiceError::of_rejection(
+                raft_lite::Rejection::SlotNotOwned,
+                &route.name,
+            )),
+            QueryReply::TooLong => {
+                Err(ServiceError::Internal("a query was cut short without a limit".to_owned()))
+            }
+        };
+        Ok(replies.into_iter().map(reply).collect())
+    }
+
+    /// Waits until this node's replica holds everything that was acknowledged
+    /// before now.
+    pub(super) async fn read_barrier(
+        &self,
+        route: &ShardRoute,
+        consistency: Consistency,
+    ) -> Result<(), ServiceError> {
+        if consistency == Consistency::Stale || self.raft.can_read_now(route.group) {
+            return Ok(());
+        }
+        let (sender, receiver) = oneshot::channel();
+        // The receiver may have given up.
+        self.raft.read(route.group, Box::new(move |result| drop(sender.send(result))));
+        match timeout(self.limits.timeout, receiver).await {
+            Ok(Ok(result)) => result.map(drop).map_err(|error| self.request_error(error, route)),
+            Ok(Err(_)) => Err(self.request_error(RequestError::Stopping, route)),
+            Err(_) => Err(ServiceError::ShardUnavailable {
+                shard: route.name.to_string(),
+                reason: "its leader could not confirm in time that it still leads".to_owned(),
+            }),
+        }
+    }
+
+    fn request_error(&self, error: RequestError, route: &ShardRoute) -> ServiceError {
+        let leader = match &error {
+            RequestError::NotLeader { leader: Some(node) } => self.node_name(route, *node),
+            _ => None,
+        };
+        ServiceError::of_request(error, &route.name, leader)
+    }
+
+    fn node_name(&self, route: &ShardRoute, node: NodeId) -> Option<String> {
+        let shard = self.machine.shard(route.group)?;
+        let voters = &shard.record().voters;
+        let found = voters.iter().find(|voter| crate::node::node_number(&voter.node) == node)?;
+        Some(found.node.clone())
+    }
+}

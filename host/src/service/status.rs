@@ -1,0 +1,172 @@
+//! What the node knows of itself and its shards.
+
+use raft_lite::{ReplicaId, Role};
+use serde::Serialize;
+
+use super::Service;
+use crate::{
+    machine::Shard,
+    storage::{SlotRange, folder_bytes},
+};
+
+/// A node's state.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeStatus {
+    /// The node's id.
+    pub node_id: String,
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// Where it listens.
+    pub address: String,
+    /// Version of the program.
+    pub version: &'static str,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Number of slots the key space is cut into.
+    pub slots: u32,
+    /// Bytes its data takes up on disk.
+    pub disk_usage_bytes: u64,
+    /// Its shards, in the order of their groups.
+    pub shards: Vec<ShardStatus>,
+}
+
+/// The state of a shard's replica on this node.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShardStatus {
+    /// The shard's name.
+    pub name: String,
+    /// Its Raft group.
+    pub group: u64,
+    /// Its slots.
+    pub slots: Vec<Slots>,
+    /// The node that leads; empty if none is known.
+    pub leader: String,
+    /// `leader`, `follower`, `candidate` or `quarantined`.
+    pub role: &'static str,
+    /// The term.
+    pub term: u64,
+    /// The highest index known to be committed.
+    pub commit_index: u64,
+    /// The highest index applied.
+    pub applied_index: u64,
+    /// Version of the shard's slots and replicas.
+    pub epoch: u64,
+    /// The nodes with a replica.
+    pub replicas: Vec<String>,
+    /// The plugin it runs.
+    pub plugin: Plugin,
+    /// Rolling hash over everything applied, in hex.
+    pub state_hash: String,
+    /// Why it does not serve, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Slots `start <= slot < end`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Slots {
+    /// First slot.
+    pub start: u32,
+    /// Slot after the last.
+    pub end: u32,
+}
+
+/// A plugin's name.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plugin {
+    /// What it calls itself.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of the module, in hex.
+    pub sha256: String,
+}
+
+impl Service {
+    /// The node's state now. Reads the data folder: not for a hot path.
+    pub fn status(&self) -> NodeStatus {
+        NodeStatus {
+            node_id: self.info.node_id.clone(),
+            cluster_id: self.info.cluster_id.clone(),
+            address: self.info.address.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            slots: self.routing.slots(),
+            disk_usage_bytes: folder_bytes(&self.data_folder),
+            shards: self.machine.shards().iter().map(|shard| self.shard_status(shard)).collect(),
+        }
+    }
+
+    /// Whether every shard on this node can serve; if not, which and why.
+    pub fn readiness(&self) -> Result<(), String> {
+        for route in self.routing.shards() {
+            let Some(status) = self.raft.status(route.group) else {
+                return Err(format!("shard {} has not started", route.name));
+            };
+            if let Some(reason) = status.halted {
+                return Err(format!("shard {} is quarantined: {reason}", route.name));
+            }
+            if status.leader.is_none() {
+                return Err(format!("shard {} has no leader", route.name));
+            }
+            if status.role == Role::Leader && !self.raft.leads_settled(route.group) {
+                return Err(format!("shard {} is applying its log", route.name));
+            }
+        }
+        Ok(())
+    }
+
+    fn shard_status(&self, shard: &Shard) -> ShardStatus {
+        let record = shard.record();
+        let applied = shard.applied();
+        let raft = self.raft.status(record.group);
+        let module = shard.module();
+        let manifest = &module.info().manifest;
+        let slots = |range: &SlotRange| Slots { start: range.start.0, end: range.end.0 };
+        let reason = raft.as_ref().and_then(|raft| raft.halted.clone());
+        let role = match raft.as_ref().map(|raft| raft.role) {
+            _ if reason.is_some() => "quarantined",
+            Some(Role::Leader) => "leader",
+            Some(Role::Candidate) => "candidate",
+            Some(Role::Follower) | None => "follower",
+        };
+        let leader = raft.as_ref().and_then(|raft| raft.leader).filter(|_| reason.is_none());
+        ShardStatus {
+            name: record.name.clone(),
+            group: record.group.0,
+            slots: record.slots.iter().map(slots).collect(),
+            leader: leader.and_then(|leader| node_of(shard, leader)).unwrap_or_default(),
+            role,
+            term: raft.as_ref().map_or(0, |raft| raft.term.0),
+            commit_index: raft.as_ref().map_or(0, |raft| raft.commit.0),
+            applied_index: applied.applied.index.0,
+            epoch: record.epoch,
+            replicas: record.voters.iter().map(|voter| voter.node.clone()).collect(),
+            plugin: Plugin {
+                name: manifest.name.clone(),
+                version: manifest.version.clone(),
+                sha256: module.hash().to_string(),
+            },
+            state_hash: format!("{:016x}", applied.state_hash),
+            reason,
+        }
+    }
+
+    /// Brings the gauges up to date and gives all metrics as Prometheus text.
+    pub fn metrics_text(&self) -> String {
+        for route in self.routing.shards() {
+            if let Some(status) = self.raft.status(route.group) {
+                self.metrics.set_raft(route.ordinal, status.term.0, status.commit.0, status.applied.0);
+            }
+        }
+        let storage = self.machine.storage();
+        self.metrics.set_storage(folder_bytes(&self.data_folder), storage.memory_bytes());
+        self.metrics.text()
+    }
+}
+
+/// The id of the node a voter lives on.
+fn node_of(shard: &Shard, replica: ReplicaId) -> Option<String> {
+    let voters = &shard.record().voters;
+    voters.iter().find(|voter| voter.replica == replica).map(|voter| voter.node.clone())
+}
