@@ -103,11 +103,11 @@ install_packages() {
     fi
     # Only along with others, as the build does without it.
     case $packages in *build-essential* | *libclang*) has ccache || packages="$packages ccache" ;; esac
-    say "installing$packages with apt-get"
-    as_root apt-get update -q >&2 || say "apt-get update failed; going on with the lists that are there"
+    say "installing$packages with apt-get, a minute or two"
+    as_root apt-get update -qq || say "apt-get update failed; going on with the lists that are there"
     # shellcheck disable=SC2086 # the packages are words
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
-        install -q -y --no-install-recommends $packages >&2 || {
+        -o Dpkg::Use-Pty=0 install -qq -y --no-install-recommends $packages >/dev/null || {
         say "apt-get could not install$packages"
         [ "$purpose" != plugins ] || say "another way: rustup target add wasm32-unknown-unknown"
         exit 3

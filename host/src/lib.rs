@@ -1,1 +1,20 @@
-//! Placeholder.
+//! RaftKV: a distributed key-value store whose state machine is a WebAssembly
+//! plugin.
+//!
+//! The node's parts, and who may use whom: `api` → `service` → `machine` →
+//! `storage` and `wasm`, which do not know each other; only `node` constructs.
+//! The consensus itself is the crate `raft-lite`. The way of a write through all
+//! of them is told in `ARCHITECTURE.md`.
+
+#![deny(unsafe_code)]
+
+mod api;
+pub mod machine;
+mod metrics;
+pub mod node;
+pub mod service;
+pub mod storage;
+pub mod wasm;
+
+/// The client library.
+pub use raft_kv_client as client;

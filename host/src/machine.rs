@@ -14,6 +14,7 @@
 //! | structural | exact epoch | exact epoch |
 
 mod apply;
+mod executors;
 mod plugin_storage;
 mod plugins;
 mod query;
@@ -28,9 +29,10 @@ use raft_lite::{GroupId, ReplicaRecord};
 
 use crate::{
     storage::{ApplyState, ShardRecord, Storage, StorageError, WriteSet},
-    wasm::{Executor, Limits, PluginModule},
+    wasm::{Limits, PluginModule},
 };
 
+use executors::ExecutorPool;
 pub use plugins::{DEFAULT_PLUGIN, PluginFileError, PluginStore};
 pub use query::{Query, QueryError, QueryReply, ShardReader};
 
@@ -64,19 +66,44 @@ impl Shard {
 pub struct Machine {
     storage: Arc<Storage>,
     shards: RwLock<BTreeMap<GroupId, Arc<Shard>>>,
-    /// Executors that wait for the next batch, of commands or of queries.
-    appliers: Mutex<Vec<Executor>>,
-    readers: Mutex<Vec<Executor>>,
+    /// For the threads that apply entries.
+    appliers: ExecutorPool,
+    /// For queries on the threads that receive them.
+    inline_readers: ExecutorPool,
+    /// For queries that take long, on threads of their own.
+    long_readers: ExecutorPool,
+}
+
+/// How many threads of each kind use the machine at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Threads {
+    /// Threads that apply entries.
+    pub appliers: usize,
+    /// Threads that serve requests.
+    pub servers: usize,
+}
+
+impl Threads {
+    /// Plugin executors that so many threads need.
+    pub fn executors(&self) -> usize {
+        self.appliers + 2 * self.servers
+    }
 }
 
 impl Machine {
     /// The shards on record in `storage`, with their plugins from `plugins`.
-    pub fn open(storage: Arc<Storage>, plugins: &PluginStore) -> Result<Self, OpenError> {
+    pub fn open(
+        storage: Arc<Storage>,
+        plugins: &PluginStore,
+        threads: Threads,
+    ) -> Result<Self, OpenError> {
+        let pool = |max| ExecutorPool::new(plugins.engine().clone(), max);
         let machine = Machine {
             storage,
             shards: RwLock::default(),
-            appliers: Mutex::default(),
-            readers: Mutex::default(),
+            appliers: pool(threads.appliers),
+            inline_readers: pool(threads.servers),
+            long_readers: pool(threads.servers),
         };
         for record in machine.storage.records()? {
             machine.add(record, plugins)?;
@@ -171,13 +198,4 @@ pub enum OpenError {
     /// A shard's plugin is missing or damaged.
     #[error(transparent)]
     Plugin(#[from] PluginFileError),
-}
-
-/// Runs `work` with an executor from `pool`, which gets it back.
-fn with_executor<T>(pool: &Mutex<Vec<Executor>>, work: impl FnOnce(&mut Executor) -> T) -> T {
-    let pooled = pool.lock().pop();
-    let mut executor = pooled.unwrap_or_default();
-    let result = work(&mut executor);
-    pool.lock().push(executor);
-    result
 }

@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     api,
-    machine::{DEFAULT_PLUGIN, Machine, OpenError, PluginFileError, PluginStore},
+    machine::{DEFAULT_PLUGIN, Machine, OpenError, PluginFileError, PluginStore, Shard, Threads},
     metrics::Metrics,
     service::{NodeInfo, RequestLimits, RoutingTable, Service, ServiceParts},
     storage::{
@@ -158,8 +158,10 @@ impl Node {
             )));
         }
         let storage = Arc::new(Storage::open(&config.data_dir.join("state"), config.storage)?);
-        let plugins = PluginStore::open(config.data_dir.join("plugins"))?;
-        let machine = Arc::new(Machine::open(Arc::clone(&storage), &plugins)?);
+        let servers = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = Threads { appliers: config.raft.appliers, servers };
+        let plugins = PluginStore::open(config.data_dir.join("plugins"), threads.executors())?;
+        let machine = Arc::new(Machine::open(Arc::clone(&storage), &plugins, threads)?);
         if machine.shards().is_empty() {
             let plugin = store_plugin(&plugins, config.plugin.as_deref())?;
             let records = first_shards(&config.node_id, identity.slots, identity.shards, plugin);
@@ -293,7 +295,7 @@ fn first_shards(node: &str, slots: u32, shards: u32, plugin: PluginId) -> Vec<Sh
 }
 
 fn descriptors(machine: &Machine) -> Vec<GroupDescriptor> {
-    let describe = |shard: &Arc<crate::machine::Shard>| {
+    let describe = |shard: &Arc<Shard>| {
         let record = shard.record();
         let voters: BTreeMap<ReplicaId, NodeId> =
             record.voters.iter().map(|v| (v.replica, node_number(&v.node))).collect();
@@ -310,7 +312,7 @@ fn descriptors(machine: &Machine) -> Vec<GroupDescriptor> {
 
 /// Name and plugin of each shard, in the order of the routing table.
 fn shard_labels(machine: &Machine) -> Vec<(String, String)> {
-    let label = |shard: &Arc<crate::machine::Shard>| {
+    let label = |shard: &Arc<Shard>| {
         let plugin = shard.module().info().manifest.name.clone();
         (shard.record().name.clone(), plugin)
     };

@@ -28,7 +28,7 @@ pub use kv::{Expected, Versioned};
 pub use routing::RoutingTable;
 pub use scan::{Pair, ScanRequest, Scanner};
 pub use state_machine::{Request, RequestKind};
-pub use status::{NodeStatus, ShardStatus};
+pub use status::{NodeStatus, ShardStatus, Slots};
 
 /// What clients may ask for at most.
 #[derive(Clone, Copy, Debug)]

@@ -71,4 +71,4 @@ pub use limits::{Limits, MAX_MESSAGE_BYTES, MAX_RESPONSE_BYTES};
 pub use manifest::Manifest;
 pub use module::{ModuleHash, PluginModule};
 pub use state::Call;
-pub use storage::{PluginStorage, ScanId, ScanRange};
+pub use storage::{PluginStorage, RowFn, ScanId, ScanRange};

@@ -4,7 +4,7 @@
 mod detail;
 
 /// Generated from `proto/raftkv/v1/*.proto`; see there for what each means.
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
 pub mod v1 {
     tonic::include_proto!("raftkv.v1");
 

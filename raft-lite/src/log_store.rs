@@ -33,12 +33,7 @@ pub struct LogEntry(pub(crate) eraftpb::Entry);
 impl LogEntry {
     /// Makes an entry with a normal payload.
     pub fn new(index: Index, term: Term, data: bytes::Bytes) -> Self {
-        LogEntry(eraftpb::Entry {
-            index: index.0,
-            term: term.0,
-            data,
-            ..Default::default()
-        })
+        LogEntry(eraftpb::Entry { index: index.0, term: term.0, data, ..Default::default() })
     }
 
     /// The entry's index.
@@ -53,10 +48,7 @@ impl LogEntry {
 
     /// Where the entry stands in the log.
     pub fn position(&self) -> LogPosition {
-        LogPosition {
-            index: self.index(),
-            term: self.term(),
-        }
+        LogPosition { index: self.index(), term: self.term() }
     }
 
     /// The entry's payload; empty for the one a new leader appends.

@@ -8,7 +8,7 @@ use raft_lite::{
 };
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
-use super::{Machine, Shard, with_executor};
+use super::{Machine, Shard};
 use crate::{
     storage::{ApplyState, Overlay, ReadView, Slot, WriteSet},
     wasm::{BatchOutcome, Call, PluginResult},
@@ -76,10 +76,10 @@ impl Machine {
             }
         }
         let overlay = Box::new(Overlay::new(ReadView::Latest(Arc::clone(&self.storage))));
-        let outcome = with_executor(&self.appliers, |executor| {
-            executor.apply(&shard.module, &shard.limits, calls, overlay)
-        })
-        .map_err(|error| host_failure(group.group, &error))?;
+        let outcome = self
+            .appliers
+            .run(|executor| executor.apply(&shard.module, &shard.limits, calls, overlay))
+            .map_err(|error| host_failure(group.group, &error))?;
         let BatchOutcome { results, storage } = outcome;
         let storage: Box<dyn Any> = storage;
         let mut overlay =

@@ -1,8 +1,10 @@
 //! The overlay as the sandbox wants it.
 
+use std::ops::ControlFlow;
+
 use crate::{
     storage::{Overlay, Slot},
-    wasm::{PluginStorage, RowFn, ScanId, ScanRange, StorageError},
+    wasm::{PluginStorage, ScanId, ScanRange, StorageError},
 };
 
 impl PluginStorage for Overlay {
@@ -41,7 +43,11 @@ impl PluginStorage for Overlay {
         Ok(())
     }
 
-    fn scan_next(&mut self, scan: ScanId, row: &mut RowFn<'_>) -> Result<(), StorageError> {
+    fn scan_next(
+        &mut self,
+        scan: ScanId,
+        row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StorageError> {
         Overlay::scan_next(self, scan.0, row).map_err(StorageError::new)
     }
 

@@ -56,11 +56,16 @@ pub struct PluginStore {
 }
 
 impl PluginStore {
-    /// The plugins in `folder`, which is made if there is none.
-    pub fn open(folder: PathBuf) -> Result<Self, PluginFileError> {
+    /// The plugins in `folder`, which is made if there is none, to be run by at
+    /// most so many executors at once.
+    pub fn open(folder: PathBuf, max_executors: usize) -> Result<Self, PluginFileError> {
         fs::create_dir_all(&folder)
             .map_err(|source| PluginFileError::Io { path: folder.clone(), source })?;
-        Ok(PluginStore { folder, engine: PluginEngine::new()?, compiled: Mutex::default() })
+        Ok(PluginStore { folder, engine: PluginEngine::new(max_executors)?, compiled: Mutex::default() })
+    }
+
+    pub(super) fn engine(&self) -> &PluginEngine {
+        &self.engine
     }
 
     /// Checks, compiles and stores a module, durably.

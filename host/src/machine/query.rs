@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft_lite::GroupId;
 
-use super::{Machine, Shard, with_executor};
+use super::{Machine, Shard};
 use crate::{
     storage::{ApplyState, Overlay, OwnedSnapshot, ReadView, Slot},
     wasm::{Call, HostError, PluginResult, QueryResult},
@@ -88,10 +88,14 @@ impl ShardReader {
         };
         let calls: Vec<Call> = queries.iter().filter(|query| owned(query)).map(call).collect();
         let overlay = Box::new(Overlay::new(self.view.clone()));
-        let outcome = with_executor(&self.machine.readers, |executor| {
-            let fuel = inline.then_some(INLINE_FUEL);
-            executor.query(&self.shard.module, &self.shard.limits, fuel, calls, overlay)
-        })?;
+        let (readers, fuel) = if inline {
+            (&self.machine.inline_readers, Some(INLINE_FUEL))
+        } else {
+            (&self.machine.long_readers, None)
+        };
+        let (module, limits) = (&self.shard.module, &self.shard.limits);
+        let outcome =
+            readers.run(|executor| executor.query(module, limits, fuel, calls, overlay))?;
         let mut results = outcome.results.into_iter();
         let reply = |query: &Query| {
             if !owned(query) {

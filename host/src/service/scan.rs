@@ -8,7 +8,6 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
-    sync::Arc,
     time::Instant,
 };
 
@@ -147,7 +146,12 @@ fn tagged_slot(prefix: &[u8], service: &Service) -> Option<Slot> {
 impl Scanner {
     /// Whether all pairs asked for were given.
     pub fn is_done(&self) -> bool {
-        self.left == 0 || self.slots.iter().all(|slot| slot.chunk.is_empty() && !slot.more)
+        self.left == 0 || self.is_exhausted()
+    }
+
+    /// Whether there is nothing behind the pairs that were given.
+    pub fn is_exhausted(&self) -> bool {
+        self.slots.iter().all(|slot| slot.chunk.is_empty() && !slot.more)
     }
 
     /// The next pairs, in key order; empty when there are none left.

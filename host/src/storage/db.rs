@@ -81,7 +81,7 @@ impl Storage {
 
     /// Writes everything in `writes`, or nothing.
     pub fn write(&self, writes: WriteSet) -> Result<(), StorageError> {
-        Ok(self.db.write_opt(&writes.batch, &self.write_options)?)
+        Ok(self.db.write_opt(writes.batch, &self.write_options)?)
     }
 
     /// Brings everything written so far to the disk.

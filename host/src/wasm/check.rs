@@ -200,7 +200,8 @@ fn check_imports(outline: &Outline<'_>) -> Result<(), ModuleError> {
                 help: import_help(module).to_owned(),
             });
         };
-        let expected = FuncType::new(allowed.params.iter().copied(), allowed.results.iter().copied());
+        let expected =
+            FuncType::new(allowed.params.iter().copied(), allowed.results.iter().copied());
         let found = match ty {
             TypeRef::Func(ty) => outline.type_at(ty),
             _ => None,
@@ -305,8 +306,14 @@ fn check_functions(outline: &Outline<'_>) -> Result<(), ModuleError> {
         let index = imported + position;
         let bytes = body.range().len() as u64;
         at_most(&format!("the size of function {index}"), bytes, MAX_FUNCTION_BYTES, OPTIMISE)?;
-        let locals = count_locals(body).map_err(|e| ModuleError::Invalid(e.message().to_owned()))?;
-        at_most(&format!("the number of locals of function {index}"), locals, MAX_LOCALS, OPTIMISE)?;
+        let locals =
+            count_locals(body).map_err(|e| ModuleError::Invalid(e.message().to_owned()))?;
+        at_most(
+            &format!("the number of locals of function {index}"),
+            locals,
+            MAX_LOCALS,
+            OPTIMISE,
+        )?;
     }
     Ok(())
 }

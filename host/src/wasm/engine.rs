@@ -158,9 +158,11 @@ fn code(config: &mut Config) -> wasmtime::Result<()> {
 /// population counts take twice the time there, and rounding and SIMD shuffles four times; v3 gains
 /// nothing measurable over v2.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[allow(unsafe_code)]
 fn fixed_cpu(config: &mut Config) -> wasmtime::Result<()> {
     config.target("x86_64-unknown-linux-gnu")?;
-    for flag in ["has_cmpxchg16b", "has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt"] {
+    for flag in ["has_cmpxchg16b", "has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt"]
+    {
         // SAFETY: the flags let compiled code use instructions that this CPU may lack. wasmtime asks
         // the CPU for each of them before it loads any code, and refuses if one is missing.
         unsafe { config.cranelift_flag_enable(flag) };

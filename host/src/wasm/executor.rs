@@ -170,7 +170,11 @@ impl Executor {
     }
 
     /// A kept instance of `module`, or a new one to be kept, if it can be had within `limits`.
-    fn take(&mut self, module: &PluginModule, limits: Limits) -> Result<Option<Instance>, HostError> {
+    fn take(
+        &mut self,
+        module: &PluginModule,
+        limits: Limits,
+    ) -> Result<Option<Instance>, HostError> {
         let hash = module.hash();
         if let Some(position) = self.kept.iter().position(|kept| kept.0 == hash) {
             let (_, mut instance) = self.kept.remove(position);
@@ -199,11 +203,7 @@ impl Executor {
 
 /// Runs the next command on a fresh instance of its own, with all that one command may use. What
 /// comes out is its result.
-fn run_alone(
-    module: &PluginModule,
-    budget: &mut Budget,
-    job: &mut Job,
-) -> Result<(), HostError> {
+fn run_alone(module: &PluginModule, budget: &mut Budget, job: &mut Job) -> Result<(), HostError> {
     let limits = budget.alone();
     let before = job.results.len();
     job.until = before + 1;

@@ -60,7 +60,8 @@ fn window(memory: &[u8], what: &str, ptr: u32, len: u32) -> wasmtime::Result<Ran
     let (start, end) = (u64::from(ptr), u64::from(ptr) + u64::from(len));
     if end > memory.len() as u64 {
         let size = memory.len();
-        let message = format!("{what}: {len} bytes at {ptr} are outside the memory of {size} bytes");
+        let message =
+            format!("{what}: {len} bytes at {ptr} are outside the memory of {size} bytes");
         return Err(Stop::bad_call(message));
     }
     Ok(start as usize..end as usize)

@@ -110,7 +110,8 @@ fn is_number(text: &str) -> bool {
 
 fn identifiers(text: &str, numbers_are_strict: bool) -> bool {
     text.split('.').all(|part| {
-        let legal = !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let legal =
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         legal && (!numbers_are_strict || !is_digits(part) || is_number(part))
     })
 }

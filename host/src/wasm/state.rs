@@ -147,7 +147,9 @@ impl GuestState {
     /// Like [`running`](Self::running), and the command may write.
     pub(super) fn writing(&self, what: &str) -> wasmtime::Result<()> {
         if self.job.entry == Entry::Query {
-            return Err(Stop::bad_call(format!("`{what}` was called in a query, which only reads")));
+            return Err(Stop::bad_call(format!(
+                "`{what}` was called in a query, which only reads"
+            )));
         }
         self.running(what)
     }
@@ -235,7 +237,12 @@ pub(super) struct MemoryLimiter {
 }
 
 impl MemoryLimiter {
-    fn check(what: &str, desired: usize, limit: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn check(
+        what: &str,
+        desired: usize,
+        limit: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let limit = maximum.map_or(limit, |maximum| maximum.min(limit));
         if desired <= limit {
             return Ok(true);

@@ -1,5 +1,6 @@
 //! The storage that commands see, as the sandbox asks for it. The sandbox implements none.
 
+use std::any::Any;
 use std::ops::ControlFlow;
 
 use super::error::StorageError;
@@ -20,6 +21,9 @@ pub struct ScanRange<'a> {
     pub reverse: bool,
 }
 
+/// Takes the next row of a scan, or breaks to leave it for the next time.
+pub type RowFn<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// One shard's storage as commands see it. Keys are the plugin's own.
 ///
 /// Two layers lie over the stored state: the batch layer with the writes of all sealed commands,
@@ -34,7 +38,10 @@ pub struct ScanRange<'a> {
 /// - The executor closes a command's scans before it seals or discards it.
 ///
 /// An error is a failure of this node: the executor gives up, the caller stops the replica.
-pub trait PluginStorage: Send + 'static {
+///
+/// An instance owns the storage while a batch runs and gives it back afterwards. Its caller gets its
+/// own type back by `let any: Box<dyn Any> = outcome.storage` and `any.downcast()`.
+pub trait PluginStorage: Any + Send {
     /// A command in `slot` starts, with an empty layer of its own.
     fn begin(&mut self, slot: u32);
 
@@ -76,11 +83,7 @@ pub trait PluginStorage: Send + 'static {
     ///
     /// # Errors
     /// If the state cannot be read.
-    fn scan_next(
-        &mut self,
-        scan: ScanId,
-        row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError>;
+    fn scan_next(&mut self, scan: ScanId, row: &mut RowFn<'_>) -> Result<(), StorageError>;
 
     /// Closes the scan; its id can be used again.
     fn scan_close(&mut self, scan: ScanId);
@@ -118,11 +121,7 @@ impl PluginStorage for Detached {
         Err(Detached::error())
     }
 
-    fn scan_next(
-        &mut self,
-        _: ScanId,
-        _: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError> {
+    fn scan_next(&mut self, _: ScanId, _: &mut RowFn<'_>) -> Result<(), StorageError> {
         Err(Detached::error())
     }
 

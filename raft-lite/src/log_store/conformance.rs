@@ -110,10 +110,7 @@ pub(crate) fn check_random_operations(subject: &mut dyn Subject, seed: u64, step
 }
 
 pub(crate) fn at(index: u64, term: u64) -> LogPosition {
-    LogPosition {
-        index: Index(index),
-        term: Term(term),
-    }
+    LogPosition { index: Index(index), term: Term(term) }
 }
 
 pub(crate) fn entry(index: u64, term: u64) -> LogEntry {
@@ -134,10 +131,7 @@ pub(crate) fn hard_state(commit: u64) -> HardState {
 }
 
 pub(crate) fn create(start: LogPosition) -> LogChange {
-    LogChange::Create {
-        start,
-        hard_state: hard_state(start.index.0),
-    }
+    LogChange::Create { start, hard_state: hard_state(start.index.0) }
 }
 
 pub(crate) fn write(store: &dyn LogStore, changes: impl IntoIterator<Item = (GroupId, LogChange)>) {
@@ -181,11 +175,7 @@ fn created_log_is_empty_after_its_start(subject: &mut dyn Subject) {
     write(subject.store(), [(G, create(at(20, 3)))]);
     always(subject, |subject| {
         assert_eq!(subject.store().groups(), [G]);
-        let expected = LogState {
-            hard_state: hard_state(20),
-            start: at(20, 3),
-            last: at(20, 3),
-        };
+        let expected = LogState { hard_state: hard_state(20), start: at(20, 3), last: at(20, 3) };
         assert_eq!(state(subject), expected);
         assert_eq!(read(subject, 21, 21).unwrap(), []);
     });
@@ -292,12 +282,7 @@ fn cleaned_group_is_gone_and_can_be_created_again(subject: &mut dyn Subject) {
     let append = LogChange::Append(entries(101..103, 9));
     write(
         subject.store(),
-        [
-            (G, LogChange::Clean),
-            (G, create(at(50, 8))),
-            (G, create(at(100, 8))),
-            (G, append),
-        ],
+        [(G, LogChange::Clean), (G, create(at(50, 8))), (G, create(at(100, 8))), (G, append)],
     );
     always(subject, |subject| {
         assert_eq!(state(subject).start, at(100, 8));

@@ -15,26 +15,15 @@ pub(super) fn after_change(
         return Ok(None);
     }
     if let LogChange::Create { start, hard_state } = change {
-        return Ok(Some(LogState {
-            hard_state: *hard_state,
-            start: *start,
-            last: *start,
-        }));
+        return Ok(Some(LogState { hard_state: *hard_state, start: *start, last: *start }));
     }
     let state = state.ok_or("it has no log")?;
     Ok(Some(match change {
-        LogChange::Append(entries) => LogState {
-            last: after_append(&state, entries)?,
-            ..state
-        },
-        LogChange::HardState(hard_state) => LogState {
-            hard_state: *hard_state,
-            ..state
-        },
-        LogChange::Compact(position) => LogState {
-            start: after_compact(&state, *position)?,
-            ..state
-        },
+        LogChange::Append(entries) => LogState { last: after_append(&state, entries)?, ..state },
+        LogChange::HardState(hard_state) => LogState { hard_state: *hard_state, ..state },
+        LogChange::Compact(position) => {
+            LogState { start: after_compact(&state, *position)?, ..state }
+        }
         LogChange::Create { .. } | LogChange::Clean => unreachable!("handled above"),
     }))
 }
@@ -50,10 +39,7 @@ fn after_append(state: &LogState, entries: &[LogEntry]) -> Result<LogPosition, S
             first.index(),
         ));
     }
-    if let Some(gap) = entries
-        .windows(2)
-        .find(|pair| pair[1].index() != pair[0].index().next())
-    {
+    if let Some(gap) = entries.windows(2).find(|pair| pair[1].index() != pair[0].index().next()) {
         return Err(format!(
             "entry {} is followed by {} in one append",
             gap[0].index(),
@@ -91,13 +77,7 @@ pub(super) fn check_range(
 ) -> Result<(), LogStoreError> {
     let (first, last) = (state.start.index.next(), state.last.index);
     if low < first || high > last.next() {
-        return Err(LogStoreError::OutOfRange {
-            group,
-            low,
-            high,
-            first,
-            last,
-        });
+        return Err(LogStoreError::OutOfRange { group, low, high, first, last });
     }
     Ok(())
 }
@@ -119,8 +99,5 @@ pub(super) fn count_fitting<'a>(
 
 /// A read of a group that has no log.
 pub(super) fn no_log(group: GroupId) -> LogStoreError {
-    LogStoreError::Read {
-        group,
-        message: "there is no such log".to_owned(),
-    }
+    LogStoreError::Read { group, message: "there is no such log".to_owned() }
 }

@@ -135,10 +135,8 @@ impl EngineLogStore {
     /// or cleaned.
     pub fn open(path: &Path, options: EngineOptions) -> Result<Self, LogStoreError> {
         static LAST_ID: AtomicU64 = AtomicU64::new(0);
-        let failed = |message: String| LogStoreError::Open {
-            path: path.display().to_string(),
-            message,
-        };
+        let failed =
+            |message: String| LogStoreError::Open { path: path.display().to_string(), message };
         create_folder(path).map_err(|error| failed(error.to_string()))?;
         let mut witness = Witness::open(path).map_err(failed)?;
         let config = engine_config(path, options);
@@ -176,16 +174,13 @@ impl EngineLogStore {
     fn commit(&self, round: Vec<Request>) -> Vec<Outcome> {
         let mut tail = self.tail.lock();
         // Entries are read back from disk, so they cannot wait.
-        let is_due = |request: &Request| {
-            request.durability == Durability::Synced || request.holds_entries()
-        };
+        let is_due =
+            |request: &Request| request.durability == Durability::Synced || request.holds_entries();
         let is_due = round.iter().any(is_due);
         let slots = self.slots.read();
         let mut batch = Batch::new(&slots, mem::take(&mut tail.pending));
-        let mut outcomes: Vec<Outcome> = round
-            .into_iter()
-            .map(|request| batch.add(request.write))
-            .collect();
+        let mut outcomes: Vec<Outcome> =
+            round.into_iter().map(|request| batch.add(request.write)).collect();
         if is_due {
             let (log, states) = batch.finish();
             drop(slots);
@@ -226,11 +221,7 @@ impl EngineLogStore {
         tail.check_usable()?;
         let write = tail.last_write + 1;
         batch
-            .put(
-                STORE_GROUP.0,
-                MARKER_KEY.to_vec(),
-                self.nonce.marker(write),
-            )
+            .put(STORE_GROUP.0, MARKER_KEY.to_vec(), self.nonce.marker(write))
             .expect("the key is not one of raft-engine's own");
         tail.has_failed = true;
         without_panic(|| self.engine.write(&mut batch, true)).map_err(LogStoreError::Write)?;
@@ -268,8 +259,7 @@ impl EngineLogStore {
         let mut found = Vec::new();
         let fetch = || {
             let limit = Some(max_bytes as usize);
-            self.engine
-                .fetch_entries_to::<EntryCodec>(group.0, low.0, end, limit, &mut found)
+            self.engine.fetch_entries_to::<EntryCodec>(group.0, low.0, end, limit, &mut found)
         };
         with_own_cache(self.id, || without_panic(fetch))?;
         let mut entries: Vec<LogEntry> = found.into_iter().map(LogEntry).collect();
@@ -290,10 +280,9 @@ impl LogStore for EngineLogStore {
         match self.slots.read().get(&group) {
             None => Ok(None),
             Some(Slot::Sound(state)) => Ok(Some(*state)),
-            Some(Slot::Damaged(damage)) => Err(LogStoreError::Read {
-                group,
-                message: damage.clone(),
-            }),
+            Some(Slot::Damaged(damage)) => {
+                Err(LogStoreError::Read { group, message: damage.clone() })
+            }
         }
     }
 
@@ -317,10 +306,7 @@ impl LogStore for EngineLogStore {
                 Err(message) => failure = message,
             }
         }
-        Err(LogStoreError::Read {
-            group,
-            message: failure,
-        })
+        Err(LogStoreError::Read { group, message: failure })
     }
 
     fn write(&self, write: LogWrite, durability: Durability) -> Result<(), LogStoreError> {
@@ -330,11 +316,7 @@ impl LogStore for EngineLogStore {
                 "a write of {entry_bytes} bytes is over the limit of {WRITE_LIMIT_BYTES}"
             )));
         }
-        let request = Request {
-            write,
-            durability,
-            entry_bytes,
-        };
+        let request = Request { write, durability, entry_bytes };
         self.queue.submit(request, |round| self.commit(round))
     }
 
@@ -390,11 +372,7 @@ fn entry_bytes(write: &LogWrite) -> usize {
         LogChange::Append(entries) => entries.iter().map(LogEntry::size).sum(),
         _ => 0,
     };
-    write
-        .changes
-        .iter()
-        .map(|(_, change)| change_bytes(change))
-        .sum()
+    write.changes.iter().map(|(_, change)| change_bytes(change)).sum()
 }
 
 fn engine_config(path: &Path, options: EngineOptions) -> Config {

@@ -74,11 +74,7 @@ impl LogStore for MemoryLogStore {
         max_bytes: u64,
     ) -> Result<Vec<LogEntry>, LogStoreError> {
         let inner = self.inner.lock();
-        let log = inner
-            .current
-            .0
-            .get(&group)
-            .ok_or_else(|| contract::no_log(group))?;
+        let log = inner.current.0.get(&group).ok_or_else(|| contract::no_log(group))?;
         contract::check_range(group, &log.state, low, high)?;
         if low >= high {
             return Ok(Vec::new());
@@ -97,9 +93,7 @@ impl LogStore for MemoryLogStore {
         inner.current.apply(write.clone());
         inner.buffered.push(write);
         if durability == Durability::Synced {
-            let Inner {
-                durable, buffered, ..
-            } = &mut *inner;
+            let Inner { durable, buffered, .. } = &mut *inner;
             buffered.drain(..).for_each(|write| durable.apply(write));
         }
         Ok(())
@@ -143,10 +137,8 @@ impl Logs {
                 self.0.remove(&group);
                 continue;
             };
-            let log = self.0.entry(group).or_insert_with(|| Log {
-                state,
-                entries: BTreeMap::new(),
-            });
+            let log =
+                self.0.entry(group).or_insert_with(|| Log { state, entries: BTreeMap::new() });
             log.state = state;
             match change {
                 LogChange::Create { .. } => log.entries.clear(),
@@ -203,15 +195,9 @@ mod tests {
 
     fn hard_state_write(term: u64) -> LogWrite {
         let mut write = LogWrite::new();
-        let hard_state = HardState {
-            term: Term(term),
-            ..HardState::default()
-        };
+        let hard_state = HardState { term: Term(term), ..HardState::default() };
         let change = match term {
-            1 => LogChange::Create {
-                start: INITIAL_POSITION,
-                hard_state,
-            },
+            1 => LogChange::Create { start: INITIAL_POSITION, hard_state },
             _ => LogChange::HardState(hard_state),
         };
         write.push(GroupId(1), change);

@@ -1,1 +1,7 @@
-//! t
+//! Plugins written by hand, mostly hostile ones, against a storage in memory.
+
+mod batching;
+mod behaviour;
+mod failures;
+mod refusals;
+mod support;

@@ -44,17 +44,11 @@ impl Model {
             if low < high {
                 entries = store.entries(group, low, high, u64::MAX).unwrap();
             }
-            let log = Log {
-                hard_state: state.hard_state,
-                start: state.start,
-                entries,
-            };
+            let log = Log { hard_state: state.hard_state, start: state.start, entries };
             assert_eq!(log.last(), state.last, "group {group}");
             (group, log)
         };
-        Model {
-            groups: store.groups().into_iter().map(log).collect(),
-        }
+        Model { groups: store.groups().into_iter().map(log).collect() }
     }
 
     /// A group's state, as a store must report it.
@@ -98,11 +92,7 @@ impl Model {
     /// Makes a change that is allowed.
     pub(crate) fn apply(&mut self, group: GroupId, change: LogChange) {
         if let LogChange::Create { start, hard_state } = change {
-            let log = Log {
-                hard_state,
-                start,
-                entries: Vec::new(),
-            };
+            let log = Log { hard_state, start, entries: Vec::new() };
             self.groups.insert(group, log);
             return;
         }
@@ -193,10 +183,7 @@ impl Log {
 #[test]
 fn model_overwrites_and_compacts() {
     let mut model = Model::default();
-    let create = LogChange::Create {
-        start: at(5, 5),
-        hard_state: hard_state(1),
-    };
+    let create = LogChange::Create { start: at(5, 5), hard_state: hard_state(1) };
     let group = GroupId(1);
     model.apply(group, create);
     model.apply(group, LogChange::Append((6..10).map(|index| entry(index, 6)).collect()));

@@ -55,10 +55,7 @@ impl Pending {
 
 impl From<LogBatch> for Pending {
     fn from(log: LogBatch) -> Self {
-        Pending {
-            log,
-            groups: BTreeSet::new(),
-        }
+        Pending { log, groups: BTreeSet::new() }
     }
 }
 
@@ -72,11 +69,7 @@ pub(super) struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// A batch that begins with what is pending. `slots` are the groups after it.
     pub(super) fn new(slots: &'a BTreeMap<GroupId, Slot>, pending: Pending) -> Self {
-        Batch {
-            slots,
-            pending,
-            states: States::new(),
-        }
+        Batch { slots, pending, states: States::new() }
     }
 
     /// Adds a write as a whole, or nothing of it.

@@ -115,11 +115,7 @@ mod tests {
     use super::*;
 
     fn request(entry_bytes: usize) -> Request {
-        Request {
-            write: LogWrite::new(),
-            durability: Durability::Synced,
-            entry_bytes,
-        }
+        Request { write: LogWrite::new(), durability: Durability::Synced, entry_bytes }
     }
 
     #[test]

@@ -42,10 +42,7 @@ pub(super) fn decode(record: &[u8]) -> Result<LogState, String> {
         return Err("its record is of an unknown version".to_owned());
     };
     if record.len() != RECORD_BYTES {
-        return Err(format!(
-            "its record has {} bytes instead of {RECORD_BYTES}",
-            record.len()
-        ));
+        return Err(format!("its record has {} bytes instead of {RECORD_BYTES}", record.len()));
     }
     let mut numbers = rest
         .chunks_exact(8)
@@ -53,24 +50,14 @@ pub(super) fn decode(record: &[u8]) -> Result<LogState, String> {
     let mut next = || numbers.next().expect("the length was checked");
     let term = Term(next());
     let vote = ReplicaId(next());
-    let hard_state = HardState {
-        term,
-        vote: (has_vote == 1).then_some(vote),
-        commit: Index(next()),
-    };
-    let mut position = || LogPosition {
-        index: Index(next()),
-        term: Term(next()),
-    };
+    let hard_state =
+        HardState { term, vote: (has_vote == 1).then_some(vote), commit: Index(next()) };
+    let mut position = || LogPosition { index: Index(next()), term: Term(next()) };
     let (start, last) = (position(), position());
     if last.index < start.index {
         return Err("its record says that it ends before it begins".to_owned());
     }
-    Ok(LogState {
-        hard_state,
-        start,
-        last,
-    })
+    Ok(LogState { hard_state, start, last })
 }
 
 #[cfg(test)]
@@ -79,19 +66,9 @@ mod tests {
 
     fn state(vote: Option<ReplicaId>) -> LogState {
         LogState {
-            hard_state: HardState {
-                term: Term(1),
-                vote,
-                commit: Index(3),
-            },
-            start: LogPosition {
-                index: Index(4),
-                term: Term(5),
-            },
-            last: LogPosition {
-                index: Index(6),
-                term: Term(7),
-            },
+            hard_state: HardState { term: Term(1), vote, commit: Index(3) },
+            start: LogPosition { index: Index(4), term: Term(5) },
+            last: LogPosition { index: Index(6), term: Term(7) },
         }
     }
 

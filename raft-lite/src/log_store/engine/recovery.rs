@@ -42,10 +42,7 @@ enum Fit {
 
 /// Reads the states of all groups.
 pub(super) fn recover(engine: &Engine) -> Recovered {
-    let mut recovered = Recovered {
-        slots: BTreeMap::new(),
-        repairs: LogBatch::default(),
-    };
+    let mut recovered = Recovered { slots: BTreeMap::new(), repairs: LogBatch::default() };
     for group in engine.raft_groups().into_iter().map(GroupId) {
         if group != STORE_GROUP {
             recovered.add(engine, group);
@@ -104,18 +101,12 @@ fn fit(state: &LogState, held: Option<(Index, Index)>) -> Fit {
         None if is_empty => Fit::Exact,
         Some(_) if is_empty => Fit::EmptiedEntriesBack,
         Some((held_first, held_last)) if held_first <= first && held_last == last => {
-            if held_first == first {
-                Fit::Exact
-            } else {
-                Fit::CompactedEntriesBack
-            }
+            if held_first == first { Fit::Exact } else { Fit::CompactedEntriesBack }
         }
         Some((held_first, held_last)) => Fit::Damaged(format!(
             "it should hold entries {first}..={last}, but holds {held_first}..={held_last}"
         )),
-        None => Fit::Damaged(format!(
-            "it should hold entries {first}..={last}, but holds none"
-        )),
+        None => Fit::Damaged(format!("it should hold entries {first}..={last}, but holds none")),
     }
 }
 
@@ -125,15 +116,8 @@ mod tests {
     use crate::types::{LogPosition, Term};
 
     fn fit_of(start: u64, last: u64, held: Option<(u64, u64)>) -> Fit {
-        let at = |index| LogPosition {
-            index: Index(index),
-            term: Term(1),
-        };
-        let state = LogState {
-            hard_state: Default::default(),
-            start: at(start),
-            last: at(last),
-        };
+        let at = |index| LogPosition { index: Index(index), term: Term(1) };
+        let state = LogState { hard_state: Default::default(), start: at(start), last: at(last) };
         fit(&state, held.map(|(first, last)| (Index(first), Index(last))))
     }
 

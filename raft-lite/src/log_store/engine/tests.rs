@@ -15,9 +15,7 @@ use tempfile::TempDir;
 
 use super::{witness::newest_append_file, *};
 use crate::{
-    log_store::conformance::{
-        self, Model, Subject, at, create, entries, entry, hard_state, write,
-    },
+    log_store::conformance::{self, Model, Subject, at, create, entries, entry, hard_state, write},
     types::{INITIAL_POSITION, Term},
 };
 
@@ -150,7 +148,8 @@ fn flip(path: &Path, offset: u64, random: &mut StdRng) {
 
 fn log_files(folder: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
-    let is_log = |path: &PathBuf| path.extension().is_some_and(|e| e == "raftlog" || e == "rewrite");
+    let is_log =
+        |path: &PathBuf| path.extension().is_some_and(|e| e == "raftlog" || e == "rewrite");
     let mut files: Vec<PathBuf> = files.filter(is_log).collect();
     files.sort();
     files
@@ -164,14 +163,12 @@ fn engine_log_store_keeps_the_contract() {
 
 #[test]
 fn random_operations_and_torn_tails_lose_nothing_synced() {
-    for seed in 0..60 {
+    for seed in 0..12 {
         conformance::check_random_operations(&mut EngineSubject::new(TINY), seed, 300);
     }
-    for seed in 100..120 {
-        let compressed = EngineOptions {
-            compression_threshold_bytes: 256,
-            ..EngineOptions::default()
-        };
+    for seed in 100..103 {
+        let compressed =
+            EngineOptions { compression_threshold_bytes: 256, ..EngineOptions::default() };
         conformance::check_random_operations(&mut EngineSubject::new(compressed), seed, 150);
     }
 }
@@ -179,9 +176,10 @@ fn random_operations_and_torn_tails_lose_nothing_synced() {
 #[test]
 fn flipped_bit_is_reported_and_never_served() {
     let mut reported = 0;
-    for seed in 0..60 {
+    for seed in 0..15 {
         let random = &mut StdRng::seed_from_u64(seed);
-        let mut subject = EngineSubject::new(if seed == 0 { EngineOptions::default() } else { TINY });
+        let mut subject =
+            EngineSubject::new(if seed == 0 { EngineOptions::default() } else { TINY });
         let mut model = Model::default();
         for step in 1..=120 {
             let made = model.random_write(random);
@@ -332,6 +330,44 @@ fn threads_write_and_read_while_space_is_reclaimed() {
     assert_eq!(Model::read_from(subject.store()), before);
 }
 
+/// Writes so much to a group that whatever else there is must be moved out of the
+/// way.
+fn fill_and_reclaim(subject: &EngineSubject, group: GroupId, indexes: std::ops::Range<u64>) {
+    for index in indexes {
+        let data = Bytes::from(vec![1; 1000]);
+        let entry = LogEntry::new(Index(index), Term(6), data);
+        let compact = LogChange::Compact(at(index, 6));
+        write(subject.store(), [(group, LogChange::Append(vec![entry])), (group, compact)]);
+        subject.store().reclaim().unwrap();
+    }
+}
+
+#[test]
+fn lost_end_of_rewritten_entries_keeps_the_log_from_opening() {
+    let mut subject = EngineSubject::new(TINY);
+    let (idle, busy) = (GroupId(1), GroupId(2));
+    write(
+        subject.store(),
+        [
+            (idle, create(INITIAL_POSITION)),
+            (idle, LogChange::Append(entries(6..21, 6))),
+            (busy, create(INITIAL_POSITION)),
+        ],
+    );
+    fill_and_reclaim(&subject, busy, 6..106);
+    subject.move_on();
+    subject.store = None;
+    let files = log_files(&subject.folder());
+    let rewritten = files.iter().rfind(|file| file.extension().is_some_and(|e| e == "rewrite"));
+    let rewritten = OpenOptions::new().write(true).open(rewritten.unwrap());
+    rewritten.unwrap().set_len(HEADER_BYTES).unwrap();
+    for _ in 0..2 {
+        let opened = EngineLogStore::open(&subject.folder(), subject.options);
+        let error = opened.err().expect("rewritten entries are gone").to_string();
+        assert!(error.contains("it is damaged"), "{error}");
+    }
+}
+
 #[test]
 fn compacted_entries_stay_gone_after_their_files_were_purged() {
     let mut subject = EngineSubject::new(TINY);
@@ -344,16 +380,7 @@ fn compacted_entries_stay_gone_after_their_files_were_purged() {
             (busy, create(INITIAL_POSITION)),
         ],
     );
-    let fill = |subject: &EngineSubject, indexes: std::ops::Range<u64>| {
-        for index in indexes {
-            let data = Bytes::from(vec![1; 1000]);
-            let entry = LogEntry::new(Index(index), Term(6), data);
-            let previous = at(index, 6);
-            let changes = [LogChange::Append(vec![entry]), LogChange::Compact(previous)];
-            write(subject.store(), changes.map(|change| (busy, change)));
-            subject.store().reclaim().unwrap();
-        }
-    };
+    let fill = |subject: &EngineSubject, indexes| fill_and_reclaim(subject, busy, indexes);
     fill(&subject, 6..106);
     // Now the idle group's entries are in the second queue; the overwrite and the
     // compaction are in the first, and are purged from there.

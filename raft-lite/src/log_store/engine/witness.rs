@@ -131,10 +131,9 @@ impl Witness {
     pub(super) fn check(&self, last_marker: Option<&[u8]>) -> Result<u64, String> {
         let last_write = match last_marker {
             None => 0,
-            Some(marker) => self
-                .nonce
-                .write_of(marker)
-                .ok_or("its writes do not belong to its WITNESS file")?,
+            Some(marker) => {
+                self.nonce.write_of(marker).ok_or("its writes do not belong to its WITNESS file")?
+            }
         };
         let advice = "remove the folder and rebuild this node's replicas from their peers";
         if last_write < self.durable_write {

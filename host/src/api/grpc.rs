@@ -1,0 +1,70 @@
+//! The gRPC services.
+
+mod admin;
+mod kv;
+mod state_machine;
+mod status;
+
+use std::{io, sync::Arc};
+
+use axum::{Router, middleware, response::Response};
+use http::HeaderValue;
+use raft_kv_proto::v1::{
+    self, admin_server::AdminServer, kv_server::KvServer, state_machine_server::StateMachineServer,
+};
+use tonic::{Code, service::Routes};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::{Health, HealthServer},
+    server::HealthReporter,
+};
+
+use crate::service::Service;
+
+/// The names that health is reported for; the empty one is the whole node.
+const HEALTH_NAMES: [&str; 3] = ["", "raftkv.v1.Kv", "raftkv.v1.StateMachine"];
+
+/// All services, with reflection and health.
+pub(super) fn router(
+    service: Arc<Service>,
+    health: HealthServer<impl Health>,
+) -> io::Result<Router> {
+    // What exceeds the service's own limits is refused by it, with a detail; the
+    // decoder's limit only bounds memory and must lie above.
+    let limit = 2 * service.limits().request_bytes;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(io::Error::other)?;
+    let kv = KvServer::new(kv::KvApi { service: Arc::clone(&service) });
+    let state_machine =
+        StateMachineServer::new(state_machine::StateMachineApi { service: Arc::clone(&service) });
+    let admin = AdminServer::new(admin::AdminApi { service });
+    let routes = Routes::new(health)
+        .add_service(reflection)
+        .add_service(kv.max_decoding_message_size(limit).max_encoding_message_size(usize::MAX))
+        .add_service(
+            state_machine.max_decoding_message_size(limit).max_encoding_message_size(usize::MAX),
+        )
+        .add_service(admin);
+    Ok(routes.into_axum_router().layer(middleware::map_response(name_oversized_messages)))
+}
+
+pub(super) async fn set_health(health: &HealthReporter, ready: bool) {
+    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for name in HEALTH_NAMES {
+        health.set_service_status(name, status).await;
+    }
+}
+
+/// A message above the decoder's limit is an invalid argument to our users;
+/// tonic calls it out of range, which no handler here ever answers.
+async fn name_oversized_messages(mut response: Response) -> Response {
+    if let Some(status) = response.headers_mut().get_mut("grpc-status")
+        && *status == HeaderValue::from(Code::OutOfRange as i32)
+    {
+        *status = HeaderValue::from(Code::InvalidArgument as i32);
+    }
+    response
+}

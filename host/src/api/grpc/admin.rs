@@ -1,0 +1,58 @@
+//! `raftkv.v1.Admin`.
+
+use std::sync::Arc;
+
+use raft_kv_proto::v1::{self, admin_server::Admin};
+use tonic::{Request, Response, Status};
+
+use crate::service::{NodeStatus, Service, ShardStatus};
+
+pub(super) struct AdminApi {
+    pub(super) service: Arc<Service>,
+}
+
+#[tonic::async_trait]
+impl Admin for AdminApi {
+    async fn status(
+        &self,
+        _request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        Ok(Response::new(response(self.service.status())))
+    }
+}
+
+fn response(status: NodeStatus) -> v1::StatusResponse {
+    v1::StatusResponse {
+        node_id: status.node_id,
+        cluster_id: status.cluster_id,
+        address: status.address,
+        version: status.version.to_owned(),
+        uptime_seconds: status.uptime_seconds,
+        slots: status.slots,
+        disk_usage_bytes: status.disk_usage_bytes,
+        shards: status.shards.into_iter().map(shard).collect(),
+    }
+}
+
+fn shard(shard: ShardStatus) -> v1::ShardStatus {
+    let range = |slots: &crate::service::Slots| v1::SlotRange { start: slots.start, end: slots.end };
+    v1::ShardStatus {
+        slots: shard.slots.iter().map(range).collect(),
+        name: shard.name,
+        group: shard.group,
+        leader: shard.leader,
+        role: shard.role.to_owned(),
+        term: shard.term,
+        commit_index: shard.commit_index,
+        applied_index: shard.applied_index,
+        epoch: shard.epoch,
+        replicas: shard.replicas,
+        plugin: Some(v1::PluginInfo {
+            name: shard.plugin.name,
+            version: shard.plugin.version,
+            sha256: shard.plugin.sha256,
+        }),
+        state_hash: shard.state_hash,
+        reason: shard.reason.unwrap_or_default(),
+    }
+}

@@ -1,0 +1,75 @@
+//! The service's errors as gRPC statuses: the one place where they are mapped.
+
+use raft_kv_proto::{
+    status_with_detail,
+    v1::{self, ErrorDetail, OperationError, error_detail::Detail, plugin_error::Kind},
+};
+use tonic::{Code, Status};
+
+use crate::{service::ServiceError, wasm::FailureKind};
+
+/// A plugin's own code for a compare-and-put that found something else.
+const VERSION_MISMATCH: u32 = raft_kv_plugin_kv::protocol::failure::VERSION_MISMATCH;
+
+/// The status of a failed call.
+pub(super) fn status_of(error: ServiceError) -> Status {
+    let message = error.to_string();
+    let (code, detail) = code_and_detail(error);
+    match detail {
+        Some(detail) => status_with_detail(code, message, detail),
+        None => Status::new(code, message),
+    }
+}
+
+/// The failure of one operation among many.
+pub(super) fn operation_error(error: ServiceError) -> OperationError {
+    let message = error.to_string();
+    let (code, detail) = code_and_detail(error);
+    let detail = detail.map(|detail| ErrorDetail { detail: Some(detail) });
+    OperationError { code: code as i32, message, detail }
+}
+
+fn code_and_detail(error: ServiceError) -> (Code, Option<Detail>) {
+    match error {
+        ServiceError::InvalidArgument { field, limit, .. } => {
+            let detail = v1::InvalidArgument { field, limit };
+            (Code::InvalidArgument, Some(Detail::InvalidArgument(detail)))
+        }
+        ServiceError::NotLeader { shard, leader } => {
+            let leader = leader.unwrap_or_default();
+            let detail = v1::NotLeader { shard, leader, address: String::new() };
+            (Code::Unavailable, Some(Detail::NotLeader(detail)))
+        }
+        ServiceError::ShardUnavailable { shard, reason } => {
+            let detail = v1::ShardUnavailable { shard, reason };
+            (Code::Unavailable, Some(Detail::ShardUnavailable(detail)))
+        }
+        ServiceError::Plugin { kind, code, message } => {
+            let status = match kind {
+                FailureKind::Failed if code == VERSION_MISMATCH => Code::FailedPrecondition,
+                FailureKind::Failed => Code::Aborted,
+                _ => Code::Internal,
+            };
+            let detail = v1::PluginError { kind: plugin_kind(kind) as i32, code, message };
+            (status, Some(Detail::PluginError(detail)))
+        }
+        ServiceError::ResourceExhausted { resource } => {
+            let detail = v1::ResourceExhausted { resource };
+            (Code::ResourceExhausted, Some(Detail::ResourceExhausted(detail)))
+        }
+        ServiceError::OutcomeUnknown { .. } => (Code::DeadlineExceeded, None),
+        ServiceError::Internal(_) => (Code::Internal, None),
+    }
+}
+
+fn plugin_kind(kind: FailureKind) -> Kind {
+    match kind {
+        FailureKind::Failed => Kind::Failed,
+        FailureKind::Panic => Kind::Panic,
+        FailureKind::Trap => Kind::Trap,
+        FailureKind::OutOfFuel => Kind::OutOfFuel,
+        FailureKind::MemoryLimit => Kind::MemoryLimit,
+        FailureKind::CallDepth => Kind::CallDepth,
+        FailureKind::BadCall => Kind::BadCall,
+    }
+}

@@ -1,0 +1,227 @@
+//! `/kv`: raw bytes in and out, keys percent-encoded in the path.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Query, State, rejection::QueryRejection},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, StatusCode, Uri};
+use http_body_util::BodyExt;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::error::ApiError;
+use crate::service::{Consistency, Expected, Pair, ScanRequest, Service, ServiceError};
+
+/// Carries the version of the value in the body.
+const VERSION_HEADER: HeaderName = HeaderName::from_static("raftkv-version");
+/// Pairs of a scan unless said otherwise.
+const DEFAULT_SCAN_LIMIT: u64 = 1000;
+/// Bytes of keys and values after which a scan's answer ends.
+const SCAN_ANSWER_BYTES: usize = 16 << 20;
+/// Bytes of a refused body that are read all the same, so that the connection
+/// stays usable.
+const DISCARD_LIMIT: usize = 64 << 20;
+
+type Parameters<T> = Result<Query<T>, QueryRejection>;
+
+#[derive(Deserialize)]
+pub(super) struct PutParameters {
+    expected_version: Option<u64>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct GetParameters {
+    #[serde(default)]
+    stale: bool,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ScanParameters {
+    limit: Option<u64>,
+    #[serde(default)]
+    stale: bool,
+}
+
+fn parameters<T>(parameters: Parameters<T>) -> Result<T, ApiError> {
+    parameters
+        .map(|Query(parameters)| parameters)
+        .map_err(|error| ApiError::bad_request(error.body_text()))
+}
+
+fn consistency(stale: bool) -> Consistency {
+    if stale { Consistency::Stale } else { Consistency::Linearizable }
+}
+
+/// Bytes from their percent-encoded form, of whatever encoding they are.
+fn decode(text: &str, what: &str) -> Result<Bytes, ApiError> {
+    let digits = |rest: &str| {
+        rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit)
+    };
+    if text.split('%').skip(1).any(|rest| !digits(rest)) {
+        let message = format!("the {what} is not percent-encoded: '%' needs two hex digits after it");
+        return Err(ApiError::bad_request(message));
+    }
+    Ok(percent_decode_str(text).collect::<Vec<u8>>().into())
+}
+
+/// The key in a request's path.
+fn key_of(uri: &Uri) -> Result<Bytes, ApiError> {
+    decode(uri.path().strip_prefix("/kv/").unwrap_or_default(), "key")
+}
+
+/// A parameter that may hold any bytes.
+fn bytes_parameter(uri: &Uri, name: &str) -> Result<Bytes, ApiError> {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    let mut values = pairs.filter_map(|pair| pair.split_once('=')).filter(|(key, _)| *key == name);
+    // As in forms, '+' stands for a space.
+    values.next().map_or(Ok(Bytes::new()), |(_, value)| decode(&value.replace('+', " "), name))
+}
+
+pub(super) async fn put(
+    State(service): State<Arc<Service>>,
+    uri: Uri,
+    query: Parameters<PutParameters>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let limit = service.limits().value_bytes;
+    let value = read_body(body, limit).await?;
+    let key = key_of(&uri)?;
+    let expected = parameters(query)?.expected_version.map_or(Expected::Any, Expected::Version);
+    let version = service.put(&key, &value, expected).await?;
+    Ok(Json(json!({"version": version.to_string()})).into_response())
+}
+
+pub(super) async fn get(
+    State(service): State<Arc<Service>>,
+    uri: Uri,
+    query: Parameters<GetParameters>,
+) -> Result<Response, ApiError> {
+    let key = key_of(&uri)?;
+    let consistency = consistency(parameters(query)?.stale);
+    match service.get(&key, consistency).await? {
+        Some(found) => {
+            let mut response = found.value.into_response();
+            response.headers_mut().insert(VERSION_HEADER, HeaderValue::from(found.version));
+            Ok(response)
+        }
+        None => {
+            let message = "the key does not exist";
+            Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", message))
+        }
+    }
+}
+
+pub(super) async fn delete(
+    State(service): State<Arc<Service>>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let existed = service.delete(&key_of(&uri)?).await?;
+    Ok(Json(json!({"existed": existed})).into_response())
+}
+
+pub(super) async fn scan(
+    State(service): State<Arc<Service>>,
+    uri: Uri,
+    query: Parameters<ScanParameters>,
+) -> Result<Response, ApiError> {
+    let ScanParameters { limit, stale } = parameters(query)?;
+    let request = ScanRequest {
+        prefix: bytes_parameter(&uri, "prefix")?,
+        after: bytes_parameter(&uri, "cursor")?,
+        limit: Some(limit.filter(|limit| *limit != 0).unwrap_or(DEFAULT_SCAN_LIMIT)),
+        consistency: consistency(stale),
+    };
+    let mut scanner = service.scan(request).await?;
+    let mut pairs = Vec::new();
+    let mut last_key = Bytes::new();
+    let mut bytes = 0;
+    // Whoever wants more than one answer can hold comes back with the cursor.
+    while !scanner.is_done() && bytes < SCAN_ANSWER_BYTES {
+        let (rest, page) = service.scan_page(scanner).await?;
+        scanner = rest;
+        let Some(last) = page.last() else { break };
+        last_key = last.key.clone();
+        bytes += page.iter().map(|pair| pair.key.len() + pair.value.len()).sum::<usize>();
+        pairs.extend(page.iter().map(pair_json));
+    }
+    let mut body = json!({"pairs": pairs});
+    if !last_key.is_empty() && !scanner.is_exhausted() {
+        body["cursor"] = percent_encode(&last_key, NON_ALPHANUMERIC).to_string().into();
+    }
+    Ok(Json(body).into_response())
+}
+
+fn pair_json(pair: &Pair) -> Value {
+    let mut object = Map::new();
+    insert_bytes(&mut object, "key", &pair.key);
+    insert_bytes(&mut object, "value", &pair.value);
+    object.insert("version".to_owned(), pair.version.to_string().into());
+    object.into()
+}
+
+/// Text as it is, other bytes as base64 under a name that says so.
+fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => object.insert(name.to_owned(), text.into()),
+        Err(_) => object.insert(format!("{name}_base64"), BASE64_STANDARD.encode(bytes).into()),
+    };
+}
+
+/// Reads a body of at most `limit` bytes. A longer one is read to its end and
+/// dropped, within reason, before it is refused.
+async fn read_body(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    let mut kept = BytesMut::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::bad_request(error.to_string()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length <= limit {
+            kept.extend_from_slice(&data);
+        } else if length > limit + DISCARD_LIMIT {
+            break;
+        }
+    }
+    if length <= limit {
+        return Ok(kept.freeze());
+    }
+    let message = format!("the value has {length} bytes or more, the limit is {limit} bytes");
+    Err(ServiceError::invalid("value", &format!("at most {limit} bytes"), &message).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(text: &str) -> Uri {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn keys_of_any_bytes_come_through_the_path() {
+        assert_eq!(key_of(&uri("/kv/a%00%ff%2Fb/c")).unwrap(), &b"a\x00\xff/b/c"[..]);
+        assert_eq!(key_of(&uri("/kv/")).unwrap(), &b""[..]);
+        assert_eq!(key_of(&uri("/kv/a+b")).unwrap(), &b"a+b"[..]);
+    }
+
+    #[test]
+    fn a_percent_sign_alone_is_refused() {
+        assert!(key_of(&uri("/kv/100%")).is_err());
+        assert!(key_of(&uri("/kv/%zz")).is_err());
+    }
+
+    #[test]
+    fn parameters_hold_any_bytes() {
+        let uri = uri("/kv?limit=3&prefix=%ff%26&cursor=a+b");
+        assert_eq!(bytes_parameter(&uri, "prefix").unwrap(), &b"\xff&"[..]);
+        assert_eq!(bytes_parameter(&uri, "cursor").unwrap(), &b"a b"[..]);
+        assert_eq!(bytes_parameter(&uri, "absent").unwrap(), &b""[..]);
+    }
+}

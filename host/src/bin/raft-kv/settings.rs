@@ -1,0 +1,203 @@
+//! Settings: from the command line, else from the configuration file, else the
+//! defaults.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use clap::Parser;
+use raft_kv::{
+    node::{DEFAULT_SHARDS, DEFAULT_SLOTS, NodeConfig},
+    service::RequestLimits,
+    storage::StorageOptions,
+};
+use serde::Deserialize;
+
+/// A distributed key-value store whose state machine is a WebAssembly plugin.
+#[derive(Debug, Parser)]
+#[command(name = "raft-kv", version)]
+pub struct Arguments {
+    /// Id of this node; fixed for a data folder [default: node1]
+    #[arg(long, value_name = "ID")]
+    node_id: Option<String>,
+    /// Where the node keeps its data [default: ./data/<node id>]
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long)]
+    host: Option<String>,
+    /// Port to listen on, for gRPC and HTTP [default: 5001]
+    #[arg(long)]
+    port: Option<u16>,
+    /// All nodes of a new cluster: node1=127.0.0.1:5001,... This version runs
+    /// clusters of one node.
+    #[arg(long, value_name = "NODES")]
+    cluster: Option<String>,
+    /// Number of shards, at the birth of a cluster
+    #[arg(long, value_name = "N", help = format!(
+        "Number of shards, at the birth of a cluster [default: {DEFAULT_SHARDS}]"
+    ))]
+    shards: Option<u32>,
+    /// Number of slots the key space is cut into, at the birth of a cluster
+    #[arg(long, value_name = "N", help = format!(
+        "Number of slots the keys fall into, at the birth of a cluster [default: {DEFAULT_SLOTS}]"
+    ))]
+    slots: Option<u32>,
+    /// State machine of all shards, at the birth of a cluster [default: the
+    /// key-value store]
+    #[arg(long, value_name = "FILE.wasm")]
+    plugin: Option<PathBuf>,
+    /// File with settings; the command line wins
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// What to log: error, warn, info, debug or trace, or tracing's filters
+    /// [default: info]
+    #[arg(long, env = "RAFT_KV_LOG", value_name = "FILTER")]
+    log: Option<String>,
+}
+
+/// The configuration file. Every setting can be left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    node_id: Option<String>,
+    data_dir: Option<PathBuf>,
+    host: Option<String>,
+    port: Option<u16>,
+    shards: Option<u32>,
+    slots: Option<u32>,
+    plugin: Option<PathBuf>,
+    log: Option<String>,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    storage: Storage,
+    #[serde(default)]
+    raft: Raft,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Limits {
+    key_bytes: Option<usize>,
+    value_bytes: Option<usize>,
+    batch_operations: Option<usize>,
+    request_timeout_ms: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Storage {
+    memtable_bytes: Option<usize>,
+    block_cache_bytes: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Raft {
+    workers: Option<usize>,
+    appliers: Option<usize>,
+    tick_ms: Option<u64>,
+    election_ticks: Option<usize>,
+}
+
+/// Everything the program is started with.
+#[derive(Debug)]
+pub struct Settings {
+    /// The node's settings.
+    pub node: NodeConfig,
+    /// What to log.
+    pub log: String,
+}
+
+impl Settings {
+    /// Joins the command line, the file it names, and the defaults.
+    pub fn load(arguments: Arguments) -> Result<Settings, String> {
+        let file = match &arguments.config {
+            None => File::default(),
+            Some(path) => {
+                let text = fs::read_to_string(path)
+                    .map_err(|error| format!("--config {}: {error}", path.display()))?;
+                toml::from_str(&text)
+                    .map_err(|error| format!("--config {}: {error}", path.display()))?
+            }
+        };
+        let node_id =
+            arguments.node_id.or(file.node_id).unwrap_or_else(|| "node1".to_owned());
+        let host = arguments.host.or(file.host).unwrap_or_else(|| "127.0.0.1".to_owned());
+        let port = arguments.port.or(file.port).unwrap_or(5001);
+        if let Some(cluster) = &arguments.cluster {
+            check_cluster(cluster, &node_id)?;
+        }
+        let data_dir = arguments.data_dir.or(file.data_dir);
+        let node = NodeConfig {
+            data_dir: data_dir.unwrap_or_else(|| PathBuf::from("./data").join(&node_id)),
+            node_id,
+            host,
+            port,
+            shards: arguments.shards.or(file.shards),
+            slots: arguments.slots.or(file.slots),
+            plugin: arguments.plugin.or(file.plugin),
+            limits: limits(&file.limits)?,
+            storage: storage(&file.storage),
+            raft: raft(&file.raft)?,
+        };
+        let log = arguments.log.or(file.log).unwrap_or_else(|| "info".to_owned());
+        Ok(Settings { node, log })
+    }
+}
+
+/// A cluster of this node alone can be named; others are not served yet.
+fn check_cluster(cluster: &str, node_id: &str) -> Result<(), String> {
+    let ids: Vec<&str> =
+        cluster.split(',').map(|node| node.split('=').next().unwrap_or_default()).collect();
+    if ids == [node_id] {
+        return Ok(());
+    }
+    Err(format!("--cluster {cluster}: this version runs clusters of one node, {node_id} alone"))
+}
+
+fn limits(file: &Limits) -> Result<RequestLimits, String> {
+    let default = RequestLimits::default();
+    let limits = RequestLimits {
+        key_bytes: file.key_bytes.unwrap_or(default.key_bytes),
+        value_bytes: file.value_bytes.unwrap_or(default.value_bytes),
+        batch_operations: file.batch_operations.unwrap_or(default.batch_operations),
+        timeout: file.request_timeout_ms.map_or(default.timeout, Duration::from_millis),
+        ..default
+    };
+    // What a plugin can be given, see the plugin ABI.
+    if limits.key_bytes > default.key_bytes || limits.value_bytes > default.value_bytes {
+        return Err(format!(
+            "limits: keys can have at most {} bytes, values {}",
+            default.key_bytes, default.value_bytes
+        ));
+    }
+    Ok(limits)
+}
+
+fn storage(file: &Storage) -> StorageOptions {
+    let default = StorageOptions::default();
+    StorageOptions {
+        memtable_bytes: file.memtable_bytes.unwrap_or(default.memtable_bytes),
+        block_cache_bytes: file.block_cache_bytes.unwrap_or(default.block_cache_bytes),
+    }
+}
+
+fn raft(file: &Raft) -> Result<raft_lite::Config, String> {
+    let default = raft_lite::Config::default();
+    let config = raft_lite::Config {
+        workers: file.workers.unwrap_or(default.workers),
+        appliers: file.appliers.unwrap_or(default.appliers),
+        tick_interval: file.tick_ms.map_or(default.tick_interval, Duration::from_millis),
+        election_ticks: file.election_ticks.unwrap_or(default.election_ticks),
+        seed: rand::random(),
+        ..default
+    };
+    if config.workers == 0 || config.appliers == 0 || config.tick_interval.is_zero() {
+        return Err("raft: workers, appliers and tick-ms must be above 0".to_owned());
+    }
+    if config.election_ticks <= config.heartbeat_ticks {
+        let least = config.heartbeat_ticks;
+        return Err(format!("raft: election-ticks must be above {least}, a heartbeat's"));
+    }
+    Ok(config)
+}
