@@ -1,10 +1,8 @@
 //! The overlay as the sandbox wants it.
 
-use std::ops::ControlFlow;
-
 use crate::{
     storage::{Overlay, Slot},
-    wasm::{PluginStorage, ScanId, ScanRange, StorageError},
+    wasm::{PluginStorage, RowFn, ScanId, ScanRange, StorageError},
 };
 
 impl PluginStorage for Overlay {
@@ -43,11 +41,7 @@ impl PluginStorage for Overlay {
         Ok(())
     }
 
-    fn scan_next(
-        &mut self,
-        scan: ScanId,
-        row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError> {
+    fn scan_next(&mut self, scan: ScanId, row: &mut RowFn<'_>) -> Result<(), StorageError> {
         Overlay::scan_next(self, scan.0, row).map_err(StorageError::new)
     }
 

@@ -1,9 +1,11 @@
 //! The imports of `raftkv_v1`: the only way out of the sandbox.
 //!
-//! Every call follows one order: charge its fixed cost, check that it is allowed now, check its
-//! buffers, charge what its arguments move, act. What a read finds is charged after it was found,
-//! and before the plugin gets to see it. Nothing here allocates on the way of a successful `get`,
-//! `put` or `delete`; a `respond` copies its bytes once, because they outlive the instance.
+//! Every call follows one order: check that it is allowed now, check its buffers, charge for it and
+//! for the bytes that its arguments move, act. So a length that makes no sense is told as such, not
+//! as a want of fuel. What a read finds is charged once it was found, before the plugin goes on.
+//!
+//! Nothing here allocates on the way of a successful `get`, `put` or `delete`; a `respond` copies its
+//! bytes once, because they outlive the instance.
 
 use std::ops::{ControlFlow, Range};
 
@@ -101,12 +103,13 @@ fn clip(text: &[u8], limit: usize) -> String {
 }
 
 fn next_command(mut guest: Guest<'_>, buf: u32, cap: u32) -> wasmtime::Result<i64> {
-    charge(&mut guest, fuel::CALL)?;
     let (memory, state) = parts(&mut guest)?;
     if state.job.entry == Entry::Migrate {
         return Err(Stop::bad_call("`next_command` was called in `migrate`"));
     }
     let buffer = window(memory, "next_command", buf, cap)?;
+    charge(&mut guest, fuel::CALL)?;
+    let (memory, state) = parts(&mut guest)?;
     let ended = state.phase == Phase::Running;
     if ended {
         state.end();
@@ -132,11 +135,12 @@ fn next_command(mut guest: Guest<'_>, buf: u32, cap: u32) -> wasmtime::Result<i6
 }
 
 fn get(mut guest: Guest<'_>, key: u32, key_len: u32, buf: u32, cap: u32) -> wasmtime::Result<i64> {
-    charge(&mut guest, fuel::CALL + fuel::READ)?;
     let (memory, state) = parts(&mut guest)?;
     state.running("get")?;
     let key = key_window(memory, key, key_len)?;
     let buffer = window(memory, "get", buf, cap)?;
+    charge(&mut guest, fuel::CALL + fuel::READ)?;
+    let (memory, state) = parts(&mut guest)?;
     // The value is written where the key may still lie.
     state.scratch.clear();
     state.scratch.extend_from_slice(&memory[key]);
@@ -159,11 +163,12 @@ fn get_many(
     buf: u32,
     cap: u32,
 ) -> wasmtime::Result<i64> {
-    charge(&mut guest, fuel::CALL + fuel::moved(keys_len as usize))?;
     let (memory, state) = parts(&mut guest)?;
     state.running("get_many")?;
     let keys = window(memory, "keys", keys, keys_len)?;
     let buffer = window(memory, "get_many", buf, cap)?;
+    charge(&mut guest, fuel::CALL + fuel::moved(keys.len()))?;
+    let (memory, state) = parts(&mut guest)?;
     let keys = memory[keys].to_vec();
     // Collected first: until the whole size is known, nothing may be written.
     let mut out = std::mem::take(&mut state.scratch);
@@ -215,8 +220,6 @@ fn put(
     value: u32,
     value_len: u32,
 ) -> wasmtime::Result<()> {
-    let bytes = key_len as usize + value_len as usize;
-    charge(&mut guest, fuel::CALL + fuel::WRITE + fuel::moved(bytes))?;
     let (memory, state) = parts(&mut guest)?;
     state.writing("put")?;
     let key = key_window(memory, key, key_len)?;
@@ -225,14 +228,17 @@ fn put(
         return Err(Stop::bad_call(message));
     }
     let value = window(memory, "value", value, value_len)?;
+    charge(&mut guest, fuel::CALL + fuel::WRITE + fuel::moved(key.len() + value.len()))?;
+    let (memory, state) = parts(&mut guest)?;
     state.job.storage.put(&memory[key], &memory[value]).map_err(Stop::storage)
 }
 
 fn delete(mut guest: Guest<'_>, key: u32, key_len: u32) -> wasmtime::Result<()> {
-    charge(&mut guest, fuel::CALL + fuel::WRITE + fuel::moved(key_len as usize))?;
     let (memory, state) = parts(&mut guest)?;
     state.writing("delete")?;
     let key = key_window(memory, key, key_len)?;
+    charge(&mut guest, fuel::CALL + fuel::WRITE + fuel::moved(key.len()))?;
+    let (memory, state) = parts(&mut guest)?;
     state.job.storage.delete(&memory[key]).map_err(Stop::storage)
 }
 
@@ -244,20 +250,21 @@ fn scan_open(
     end_len: u32,
     flags: u32,
 ) -> wasmtime::Result<u32> {
-    let bounded = end_len != abi::NO_END;
-    let bytes = start_len as usize + if bounded { end_len as usize } else { 0 };
-    charge(&mut guest, fuel::CALL + fuel::moved(bytes))?;
     let (memory, state) = parts(&mut guest)?;
     state.running("scan_open")?;
     if flags & !abi::SCAN_REVERSE != 0 {
         return Err(Stop::bad_call(format!("`scan_open`: unknown flags in {flags:#x}")));
     }
     let start = key_window(memory, start, start_len)?;
+    let bounded = end_len != abi::NO_END;
     let end = if bounded { Some(key_window(memory, end, end_len)?) } else { None };
     let Some(scan) = state.free_scan() else {
         let message = format!("more than {} scans open at once", abi::MAX_OPEN_SCANS);
         return Err(Stop::bad_call(message));
     };
+    let bytes = start.len() + end.as_ref().map_or(0, |end| end.len());
+    charge(&mut guest, fuel::CALL + fuel::moved(bytes))?;
+    let (memory, state) = parts(&mut guest)?;
     let range = ScanRange {
         start: &memory[start],
         end: end.map(|end| &memory[end]),
@@ -269,12 +276,13 @@ fn scan_open(
 }
 
 fn scan_next(mut guest: Guest<'_>, handle: u32, buf: u32, cap: u32) -> wasmtime::Result<i64> {
-    charge(&mut guest, fuel::CALL)?;
-    let affordable = guest.get_fuel()?;
     let (memory, state) = parts(&mut guest)?;
     state.running("scan_next")?;
     let scan = state.scan(handle)?;
     let buffer = window(memory, "scan_next", buf, cap)?;
+    charge(&mut guest, fuel::CALL)?;
+    let affordable = guest.get_fuel()?;
+    let (memory, state) = parts(&mut guest)?;
     let buffer = &mut memory[buffer];
     let mut written = 0;
     let mut too_large = None;
@@ -314,16 +322,16 @@ fn write_row(row: &mut [u8], key: &[u8], value: &[u8]) {
 }
 
 fn scan_close(mut guest: Guest<'_>, handle: u32) -> wasmtime::Result<()> {
-    charge(&mut guest, fuel::CALL)?;
     let state = guest.data_mut();
     state.running("scan_close")?;
     let scan = state.scan(handle)?;
+    charge(&mut guest, fuel::CALL)?;
+    let state = guest.data_mut();
     state.close_scan(scan);
     Ok(())
 }
 
 fn respond(mut guest: Guest<'_>, ptr: u32, len: u32) -> wasmtime::Result<()> {
-    charge(&mut guest, fuel::CALL + fuel::moved(len as usize))?;
     let (memory, state) = parts(&mut guest)?;
     state.running("respond")?;
     let response = window(memory, "response", ptr, len)?;
@@ -331,35 +339,40 @@ fn respond(mut guest: Guest<'_>, ptr: u32, len: u32) -> wasmtime::Result<()> {
         let message = format!("a response of {len} bytes, allowed are {MAX_RESPONSE_BYTES}");
         return Err(Stop::bad_call(message));
     }
+    charge(&mut guest, fuel::CALL + fuel::moved(response.len()))?;
+    let (memory, state) = parts(&mut guest)?;
     state.set_response(Bytes::copy_from_slice(&memory[response]));
     Ok(())
 }
 
 fn fail(mut guest: Guest<'_>, code: u32, ptr: u32, len: u32) -> wasmtime::Result<()> {
-    charge(&mut guest, fuel::CALL + fuel::moved(len as usize))?;
     let (memory, state) = parts(&mut guest)?;
     state.running("fail")?;
     let message = window(memory, "message", ptr, len)?;
+    charge(&mut guest, fuel::CALL + fuel::moved(message.len()))?;
+    let (memory, state) = parts(&mut guest)?;
     state.set_failure(code, clip(&memory[message], MAX_MESSAGE_BYTES));
     Ok(())
 }
 
 fn context(mut guest: Guest<'_>, buf: u32, cap: u32) -> wasmtime::Result<i64> {
-    charge(&mut guest, fuel::CALL + fuel::moved(abi::CONTEXT_BYTES))?;
     let (memory, state) = parts(&mut guest)?;
     state.running("context")?;
     let buffer = window(memory, "context", buf, cap)?;
+    charge(&mut guest, fuel::CALL + fuel::moved(abi::CONTEXT_BYTES))?;
+    let (memory, state) = parts(&mut guest)?;
     let context = state.call().map_or([0; abi::CONTEXT_BYTES], |call| call.context());
     Ok(deliver(&mut memory[buffer], &context))
 }
 
 fn log(mut guest: Guest<'_>, level: u32, ptr: u32, len: u32) -> wasmtime::Result<()> {
-    charge(&mut guest, fuel::CALL + fuel::moved(len as usize))?;
     let (memory, state) = parts(&mut guest)?;
     let line = window(memory, "log line", ptr, len)?;
     if level > 3 {
         return Err(Stop::bad_call(format!("`log`: unknown level {level}")));
     }
+    charge(&mut guest, fuel::CALL + fuel::moved(line.len()))?;
+    let (memory, state) = parts(&mut guest)?;
     let turn = state.log.take();
     if turn == LogTurn::Drop {
         return Ok(());
@@ -383,8 +396,9 @@ fn log(mut guest: Guest<'_>, level: u32, ptr: u32, len: u32) -> wasmtime::Result
 }
 
 fn abort(mut guest: Guest<'_>, ptr: u32, len: u32) -> wasmtime::Result<()> {
-    charge(&mut guest, fuel::CALL + fuel::moved(len as usize))?;
     let (memory, _) = parts(&mut guest)?;
     let text = window(memory, "panic text", ptr, len)?;
+    charge(&mut guest, fuel::CALL + fuel::moved(text.len()))?;
+    let (memory, _) = parts(&mut guest)?;
     Err(Stop::plugin(FailureKind::Panic, clip(&memory[text], MAX_MESSAGE_BYTES)))
 }

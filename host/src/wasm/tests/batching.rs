@@ -34,7 +34,7 @@ const COMMANDS: &[(char, &str)] = &[
     ('m', "(call $store_it) (drop (memory.grow (i32.const 3)))"),
     ('z', "(call $store_it) (call $spin (i32.mul (global.get $count) (i32.const 2000)))"),
     // More than half of the fuel, more than half of the memory.
-    ('h', "(call $store_it) (call $spin (i32.const 60000))"),
+    ('h', "(call $store_it) (call $spin (i32.const 45000))"),
     ('n', "(call $store_it) (drop (memory.grow (i32.const 20)))"),
 ];
 

@@ -125,7 +125,7 @@ fn imports_are_those_of_the_abi_with_its_types() {
         "not a function",
     );
     refused_with(
-        r#"(import "env" "memory" (memory (export "memory") 1)) (func (export "apply")) (func (export "query"))"#,
+        r#"(memory (export "memory") (import "env" "memory") 1) (func (export "apply")) (func (export "query"))"#,
         "`env.memory`",
     );
 }

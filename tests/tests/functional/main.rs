@@ -1,0 +1,19 @@
+//! What clients can do, through each of the four doors: the client library,
+//! gRPC, HTTP and the command line.
+//!
+//! Most tests share one node and keep to keys of their own; those that look at
+//! all keys or at counters start one for themselves.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod batch;
+mod compare_and_put;
+mod command_line;
+mod doors;
+mod http_api;
+mod introspection;
+mod keys_and_values;
+mod limits;
+mod pipeline;
+mod scan;
+mod state_machine;
