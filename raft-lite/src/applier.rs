@@ -60,7 +60,7 @@ struct GroupWork {
 
 pub(crate) struct Applier {
     state_machine: Arc<dyn StateMachine>,
-    /// Tells a group's worker that the backlog has room again.
+    /// Makes a group's worker look at it.
     wake: Box<dyn Fn(GroupId) + Send>,
 }
 
@@ -76,9 +76,11 @@ impl Applier {
     pub(crate) fn run(&self, tasks: Vec<ApplyTask>) {
         let mut batch: BTreeMap<GroupId, (GroupEntries, GroupWork)> = BTreeMap::new();
         let mut reads = Vec::new();
+        let mut touched = BTreeMap::new();
         for task in tasks {
             match task {
                 ApplyTask::Entries { group, entries, replies, bytes } => {
+                    touched.insert(group.group, Arc::clone(&group));
                     add_entries(&mut batch, group, entries, replies, bytes);
                 }
                 ApplyTask::Reads { group, reads: waiting } => reads.push((group, waiting)),
@@ -86,12 +88,14 @@ impl Applier {
         }
         let (mut entries, mut work): (Vec<_>, Vec<_>) = batch.into_values().unzip();
         let mut outcomes = Vec::new();
-        while let Err(error) = self.state_machine.apply(&entries, &mut outcomes) {
+        while !entries.is_empty()
+            && let Err(error) = self.state_machine.apply(&entries, &mut outcomes)
+        {
             // Nothing of the batch was stored. The others go on without this group.
             outcomes.clear();
             drop_group(&mut entries, &mut work, error);
         }
-        self.finish(entries, work, outcomes);
+        finish(entries, work, outcomes);
         for (group, waiting) in reads {
             let applied = group.applied();
             let result = match group.halted() {
@@ -102,40 +106,42 @@ impl Applier {
                 read.send(result.clone());
             }
         }
-    }
-
-    /// Publishes what was applied and answers the commands.
-    fn finish(
-        &self,
-        entries: Vec<GroupEntries>,
-        work: Vec<GroupWork>,
-        outcomes: Vec<CommandOutcome>,
-    ) {
-        let mut outcomes = outcomes.into_iter();
-        for (group_entries, work) in entries.into_iter().zip(work) {
-            if let Some(last) = group_entries.entries.last() {
-                work.group.set_applied(last.position.index);
-            }
-            work.group.shrink_apply_backlog(work.bytes);
-            let mut replies = work.replies.into_iter().peekable();
-            for entry in &group_entries.entries {
-                let count = entry.payload.as_ref().map_or(0, |payload| payload.commands.len());
-                let mut of_entry = outcomes.by_ref().take(count);
-                if let Some(waiting) =
-                    replies.next_if(|waiting| waiting.index == entry.position.index)
-                {
-                    for (reply, count) in waiting.replies {
-                        reply.send(Ok(of_entry.by_ref().take(count).collect()));
-                    }
-                }
-                of_entry.for_each(drop);
-            }
-            if work.group.wants_wake.load(Ordering::SeqCst) {
-                (self.wake)(work.group.group);
+        for (id, group) in touched {
+            // A worker waits for room, or must learn that its replica halted.
+            if group.halted().is_some() || group.wants_wake.load(Ordering::SeqCst) {
+                (self.wake)(id);
             }
         }
-        assert!(outcomes.next().is_none(), "the state machine gave more outcomes than commands");
     }
+}
+
+/// Publishes what was applied and answers the commands.
+fn finish(
+    entries: Vec<GroupEntries>,
+    work: Vec<GroupWork>,
+    outcomes: Vec<CommandOutcome>,
+) {
+    let mut outcomes = outcomes.into_iter();
+    for (group_entries, work) in entries.into_iter().zip(work) {
+        if let Some(last) = group_entries.entries.last() {
+            work.group.set_applied(last.position.index);
+        }
+        work.group.shrink_apply_backlog(work.bytes);
+        let mut replies = work.replies.into_iter().peekable();
+        for entry in &group_entries.entries {
+            let count = entry.payload.as_ref().map_or(0, |payload| payload.commands.len());
+            let mut of_entry = outcomes.by_ref().take(count);
+            if let Some(waiting) =
+                replies.next_if(|waiting| waiting.index == entry.position.index)
+            {
+                for (reply, count) in waiting.replies {
+                    reply.send(Ok(of_entry.by_ref().take(count).collect()));
+                }
+            }
+            of_entry.for_each(drop);
+        }
+    }
+    assert!(outcomes.next().is_none(), "the state machine gave more outcomes than commands");
 }
 
 /// Decodes entries and adds them to their group's share of the batch.

@@ -93,7 +93,10 @@ impl Overlay {
     /// The running command's writes count.
     pub fn seal(&mut self) {
         self.write_hashes.push(hash_layer(&self.command));
-        self.batch.append(&mut self.command);
+        // Not `append`: that walks the whole batch layer for each command.
+        while let Some((key, write)) = self.command.pop_first() {
+            self.batch.insert(key, write);
+        }
     }
 
     /// The running command's writes are dropped. It leaves an empty write set.

@@ -366,7 +366,7 @@ fn context(mut guest: Guest<'_>, buf: u32, cap: u32) -> wasmtime::Result<i64> {
 }
 
 fn log(mut guest: Guest<'_>, level: u32, ptr: u32, len: u32) -> wasmtime::Result<()> {
-    let (memory, state) = parts(&mut guest)?;
+    let (memory, _) = parts(&mut guest)?;
     let line = window(memory, "log line", ptr, len)?;
     if level > 3 {
         return Err(Stop::bad_call(format!("`log`: unknown level {level}")));

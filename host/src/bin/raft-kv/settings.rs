@@ -11,6 +11,9 @@ use raft_kv::{
 };
 use serde::Deserialize;
 
+/// The Raft log's engine tells at every start what it read: of use to few.
+const DEFAULT_LOG: &str = "info,raft_engine=warn";
+
 /// A distributed key-value store whose state machine is a WebAssembly plugin.
 #[derive(Debug, Parser)]
 #[command(name = "raft-kv", version)]
@@ -140,7 +143,7 @@ impl Settings {
             storage: storage(&file.storage),
             raft: raft(&file.raft)?,
         };
-        let log = arguments.log.or(file.log).unwrap_or_else(|| "info".to_owned());
+        let log = arguments.log.or(file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned());
         Ok(Settings { node, log })
     }
 }

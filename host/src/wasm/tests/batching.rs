@@ -30,8 +30,13 @@ const COMMANDS: &[(char, &str)] = &[
     ('o', "(call $store_it) (global.set $evil (i32.const 1))"),
     // Returns from `apply` instead of pulling on.
     ('x', "(call $store_it) (global.set $leave (i32.const 1))"),
-    // Leaks memory, and takes longer with each command that the instance ran.
-    ('m', "(call $store_it) (drop (memory.grow (i32.const 3)))"),
+    // Leaks memory and tells whether it got any.
+    (
+        'm',
+        "(call $store_it)
+         (call $respond (i32.const 0) (i32.eq (memory.grow (i32.const 3)) (i32.const -1)))",
+    ),
+    // Takes longer with each command that the instance ran.
     ('z', "(call $store_it) (call $spin (i32.mul (global.get $count) (i32.const 2000)))"),
     // More than half of the fuel, more than half of the memory.
     ('h', "(call $store_it) (call $spin (i32.const 45000))"),

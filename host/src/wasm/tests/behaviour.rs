@@ -1,6 +1,7 @@
 //! What well-behaved plugins can count on.
 
 use super::support::*;
+use crate::wasm::state::{LogBudget, LogTurn};
 use crate::wasm::{Call, Executor, FailureKind, HostError, QueryResult, Reuse};
 
 const PUT_PAYLOAD: &str = r#"
@@ -218,6 +219,15 @@ fn logging_changes_nothing() {
            (call $respond (i32.const 4096) (local.get $n))"#,
     );
     assert_eq!(apply(&module, &[b"x"]).0, [ok(b"x")]);
+}
+
+#[test]
+fn log_lines_are_few_and_those_missing_are_announced() {
+    let mut budget = LogBudget::default();
+    let turns: Vec<_> = (0..150).map(|_| budget.take()).collect();
+    assert!(turns[..99].iter().all(|turn| *turn == LogTurn::Log));
+    assert_eq!(turns[99], LogTurn::LogAndWarn);
+    assert!(turns[100..].iter().all(|turn| *turn == LogTurn::Drop));
 }
 
 #[test]

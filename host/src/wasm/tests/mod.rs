@@ -2,6 +2,7 @@
 
 mod batching;
 mod behaviour;
+mod costs;
 mod failures;
 mod refusals;
 mod support;

@@ -371,28 +371,55 @@ fn lost_end_of_rewritten_entries_keeps_the_log_from_opening() {
 #[test]
 fn compacted_entries_stay_gone_after_their_files_were_purged() {
     let mut subject = EngineSubject::new(TINY);
-    let (idle, busy) = (GroupId(1), GroupId(2));
-    write(
-        subject.store(),
-        [
-            (idle, create(INITIAL_POSITION)),
-            (idle, LogChange::Append(entries(6..21, 6))),
-            (busy, create(INITIAL_POSITION)),
-        ],
-    );
-    let fill = |subject: &EngineSubject, indexes| fill_and_reclaim(subject, busy, indexes);
-    fill(&subject, 6..106);
-    // Now the idle group's entries are in the second queue; the overwrite and the
-    // compaction are in the first, and are purged from there.
-    let overwrite = LogChange::Append(entries(15..17, 7));
-    write(subject.store(), [(idle, overwrite), (idle, LogChange::Compact(at(16, 7)))]);
-    fill(&subject, 106..206);
+    let [shrunk, grown, partly, busy] = [1, 2, 3, 4].map(GroupId);
+    for group in [shrunk, grown, partly, busy] {
+        write(subject.store(), [(group, create(INITIAL_POSITION))]);
+    }
+    for group in [shrunk, grown, partly] {
+        write(subject.store(), [(group, LogChange::Append(entries(6..21, 6)))]);
+    }
+    fill_and_reclaim(&subject, busy, 6..106);
+    // Now these entries are in the second queue. What is done to them is in the
+    // first, and is purged from there.
+    let changes = [
+        (shrunk, LogChange::Append(entries(15..17, 7))),
+        (shrunk, LogChange::Compact(at(16, 7))),
+        (grown, LogChange::Append(entries(21..23, 7))),
+        (grown, LogChange::Compact(at(22, 7))),
+        (partly, LogChange::Compact(at(10, 6))),
+    ];
+    write(subject.store(), changes);
+    fill_and_reclaim(&subject, busy, 106..206);
     let before = Model::read_from(subject.store());
     for _ in 0..2 {
         subject.reopen();
         assert_eq!(Model::read_from(subject.store()), before);
+        let held = [shrunk, grown, partly].map(|group| subject.store().engine.first_index(group.0));
+        assert_eq!(held, [None, None, Some(11)]);
     }
-    write(subject.store(), [(idle, LogChange::Append(entries(17..18, 7)))]);
+    for (group, next) in [(shrunk, 17), (grown, 23), (partly, 21)] {
+        write(subject.store(), [(group, LogChange::Append(entries(next..next + 1, 7)))]);
+    }
+}
+
+#[test]
+fn synced_write_is_synced_once_with_the_buffered_ones_before_it() {
+    let subject = EngineSubject::new(EngineOptions::default());
+    write(subject.store(), [(GroupId(1), create(INITIAL_POSITION))]);
+    let write_hard_state = |commit, durability| {
+        let mut made = LogWrite::new();
+        made.push(GroupId(1), LogChange::HardState(hard_state(commit)));
+        raft_engine::take_perf_context();
+        subject.store().write(made, durability).unwrap();
+        !raft_engine::take_perf_context().log_sync_duration.is_zero()
+    };
+    let last_write = || subject.store().tail.lock().last_write;
+    let before = last_write();
+    assert!(!write_hard_state(6, Durability::Buffered));
+    assert!(!write_hard_state(7, Durability::Buffered));
+    assert_eq!(last_write(), before, "buffered writes wait in memory");
+    assert!(write_hard_state(8, Durability::Synced));
+    assert_eq!(last_write(), before + 1);
 }
 
 #[test]

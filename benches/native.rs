@@ -1,0 +1,151 @@
+//! The key-value state machine compiled natively, on the node's own storage:
+//! the yardstick for plugins. It does everything that the node does for a
+//! plugin's commands but cross into WebAssembly.
+
+use std::{ops::ControlFlow, sync::Arc};
+
+use raft_kv::storage::{
+    ApplyState, Overlay, OwnedSnapshot, ReadView, Slot, Storage, StorageError, WriteSet,
+};
+use raft_kv_plugin_kv::KeyValue;
+use raft_kv_sdk::{Facts, Level, ScanRange, native};
+use raft_lite::{ApplyError, CommandOutcome, GroupEntries, GroupId, Index, StateMachine};
+use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
+
+use crate::{GROUP, open_storage};
+
+/// A machine without a sandbox.
+pub struct NativeMachine {
+    storage: Arc<Storage>,
+    _folder: tempfile::TempDir,
+}
+
+impl NativeMachine {
+    /// An empty one, in a folder that goes with it.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let storage = open_storage(&folder.path().join("state"));
+        NativeMachine { storage, _folder: folder }
+    }
+
+    /// Answers one query from a snapshot.
+    pub fn query(&self, slot: Slot, request: &[u8]) -> Vec<u8> {
+        let snapshot = OwnedSnapshot::new(Arc::clone(&self.storage));
+        let view = ReadView::Snapshot(Arc::new(snapshot));
+        let mut host = NativeHost { overlay: Overlay::new(view), facts: facts(slot.0, 0, 0) };
+        host.overlay.begin(slot);
+        let response = native::query::<KeyValue>(&mut host, request);
+        response.expect("the query is well-formed").into_vec()
+    }
+}
+
+impl Default for NativeMachine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl StateMachine for NativeMachine {
+    fn apply(
+        &self,
+        batch: &[GroupEntries],
+        outcomes: &mut Vec<CommandOutcome>,
+    ) -> Result<(), ApplyError> {
+        let mut writes = WriteSet::new();
+        let overlay = Overlay::new(ReadView::Latest(Arc::clone(&self.storage)));
+        let mut host = NativeHost { overlay, facts: facts(0, 0, 0) };
+        let mut state = ApplyState::INITIAL;
+        for entry in batch.iter().flat_map(|group| &group.entries) {
+            state.applied = entry.position;
+            let commands = entry.payload.iter().flat_map(|payload| &payload.commands);
+            for (position, command) in commands.enumerate() {
+                host.facts = facts(command.slot, entry.position.index.0, position as u32);
+                host.overlay.begin(Slot(command.slot));
+                let response = native::apply::<KeyValue>(&mut host, &command.payload)
+                    .expect("the command is well-formed")
+                    .into_vec();
+                host.overlay.seal();
+                state.state_hash = xxh3_64_with_seed(&response, state.state_hash);
+                outcomes.push(CommandOutcome::Applied(response.into()));
+            }
+        }
+        for hash in host.overlay.take_write_hashes() {
+            state.state_hash = xxh3_64_with_seed(&hash.to_le_bytes(), state.state_hash);
+        }
+        host.overlay.drain_into(&mut writes);
+        writes.put_apply_state(GROUP, &state);
+        let failed = |error: StorageError| ApplyError {
+            group: GROUP,
+            message: error.to_string(),
+        };
+        self.storage.write(writes).map_err(failed)
+    }
+
+    fn persisted_index(&self, _group: GroupId) -> Result<Index, ApplyError> {
+        Ok(Index(0))
+    }
+}
+
+fn facts(slot: u32, log_index: u64, position: u32) -> Facts {
+    let place = log_index.to_le_bytes();
+    let mut seed = [0; 32];
+    seed[..16].copy_from_slice(&xxh3_128_with_seed(&place, 0).to_le_bytes());
+    seed[16..].copy_from_slice(&xxh3_128_with_seed(&place, 1).to_le_bytes());
+    Facts { log_index, time_ms: 1, slot, position, seed }
+}
+
+struct NativeHost {
+    overlay: Overlay,
+    facts: Facts,
+}
+
+impl native::Host for NativeHost {
+    fn facts(&self) -> Facts {
+        self.facts.clone()
+    }
+
+    fn get(&mut self, key: &[u8], value: &mut Vec<u8>) -> bool {
+        let read = self.overlay.get(key, |found| match found {
+            Some(found) => {
+                value.extend_from_slice(found);
+                true
+            }
+            None => false,
+        });
+        read.expect("the database can be read")
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.overlay.put(key, value);
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        self.overlay.delete(key);
+    }
+
+    fn scan_open(&mut self, range: &ScanRange<'_>) -> u32 {
+        self.overlay.scan_open(0, range.start, range.end, range.reverse);
+        0
+    }
+
+    fn scan_next(&mut self, handle: u32, max_bytes: usize, rows: &mut Vec<u8>) {
+        let before = rows.len();
+        let mut row = |key: &[u8], value: &[u8]| {
+            let used = rows.len() - before;
+            if used > 0 && used + native::row_len(key, value) > max_bytes {
+                return ControlFlow::Break(());
+            }
+            native::append_row(rows, key, value);
+            ControlFlow::Continue(())
+        };
+        let scanned = self.overlay.scan_next(handle as u8, &mut row);
+        scanned.expect("the database can be read");
+    }
+
+    fn scan_close(&mut self, handle: u32) {
+        self.overlay.scan_close(handle as u8);
+    }
+
+    fn log(&mut self, _level: Level, _message: &str) {}
+}
+
