@@ -48,7 +48,7 @@ fmt: ## Format the code
 
 bench: ## Run the benchmarks
 	@scripts/install-deps.sh build
-	$(CARGO) bench --workspace $(CARGO_FLAGS)
+	$(CARGO) bench --workspace $(CARGO_FLAGS) --bench '*'
 
 plugins: ## Build the default plugin's WebAssembly module, plugins/dist/kv.wasm
 	@scripts/install-deps.sh plugins

@@ -56,14 +56,15 @@ impl<T: AsRef<str>, const N: usize> IntoEndpoints for [T; N] {
     }
 }
 
-/// The address of a node, as `host:port`.
+/// The address of a node. It is read from `http://host:port` or `host:port` and
+/// shown as `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Endpoint(Arc<str>);
+pub struct Endpoint(Arc<str>);
 
 impl Endpoint {
     /// Reads a list of endpoints, each of which may itself be a list separated
     /// by commas. The result is not empty and has no duplicates.
-    pub fn parse_list(texts: &[String]) -> Result<Vec<Self>> {
+    pub(crate) fn parse_list(texts: &[String]) -> Result<Vec<Self>> {
         let mut seen = BTreeSet::new();
         let mut endpoints = Vec::new();
         for text in texts.iter().flat_map(|text| text.split(',')) {

@@ -39,7 +39,7 @@ mod scan;
 mod value;
 
 pub use client::{ClientBuilder, RaftKVClient};
-pub use endpoint::IntoEndpoints;
+pub use endpoint::{Endpoint, IntoEndpoints};
 pub use error::{Error, Result};
 pub use operation::{Operation, Outcome};
 pub use raft_kv_proto::v1::{

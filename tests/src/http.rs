@@ -28,9 +28,7 @@ impl Response {
     /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
-        headers
-            .find(|(found, _)| found == name)
-            .map(|(_, value)| value.as_str())
+        headers.find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
     /// The body as text.
@@ -77,9 +75,7 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
-        Ok(Self {
-            stream: BufReader::new(stream),
-        })
+        Ok(Self { stream: BufReader::new(stream) })
     }
 
     /// Asks for a target: a path, and a query if any.
@@ -96,9 +92,8 @@ impl Connection {
     /// If the connection breaks or what comes back is no HTTP.
     pub fn request(&mut self, method: &str, target: &str, body: &[u8]) -> io::Result<Response> {
         let length = body.len();
-        let head = format!(
-            "{method} {target} HTTP/1.1\r\nhost: node\r\ncontent-length: {length}\r\n\r\n"
-        );
+        let head =
+            format!("{method} {target} HTTP/1.1\r\nhost: node\r\ncontent-length: {length}\r\n\r\n");
         self.send(head.as_bytes())?;
         self.send(body)?;
         self.receive()
@@ -130,11 +125,7 @@ impl Connection {
             let (name, value) = line.split_once(':').ok_or_else(|| no_http(&line))?;
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let mut response = Response {
-            status,
-            headers,
-            body: Vec::new(),
-        };
+        let mut response = Response { status, headers, body: Vec::new() };
         response.body = self.body(&response)?;
         Ok(response)
     }

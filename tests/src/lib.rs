@@ -39,7 +39,5 @@ pub use wait::{eventually, wait_for};
 /// The folder of the workspace.
 pub fn workspace() -> &'static std::path::Path {
     let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests
-        .parent()
-        .expect("the crate is in a folder of the workspace")
+    tests.parent().expect("the crate is in a folder of the workspace")
 }

@@ -112,11 +112,9 @@ impl Load {
     /// If that takes too long.
     pub async fn wait_for_acknowledged(&self, more: u64) {
         let goal = self.tally().acknowledged + more;
-        eventually(
-            format!("{more} acknowledged writes"),
-            PROGRESS_WITHIN,
-            async || (self.tally().acknowledged >= goal).then_some(()),
-        )
+        eventually(format!("{more} acknowledged writes"), PROGRESS_WITHIN, async || {
+            (self.tally().acknowledged >= goal).then_some(())
+        })
         .await;
     }
 

@@ -33,15 +33,22 @@ const SHOWN_LINES: usize = 60;
 #[must_use = "options do nothing until a node is started"]
 pub struct NodeOptions {
     arguments: Vec<OsString>,
-    plugin: Option<PathBuf>,
+    plugin: Option<Plugin>,
     data_dir: Option<PathBuf>,
+}
+
+/// A plugin to start with.
+#[derive(Clone, Debug)]
+enum Plugin {
+    File(PathBuf),
+    Module(Vec<u8>),
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
         Self {
             arguments: Vec::new(),
-            plugin: env::var_os("RAFTKV_TEST_PLUGIN").map(PathBuf::from),
+            plugin: env::var_os("RAFTKV_TEST_PLUGIN").map(|file| Plugin::File(file.into())),
             data_dir: None,
         }
     }
@@ -66,8 +73,14 @@ impl NodeOptions {
     }
 
     /// Gives the cluster this plugin at its birth.
-    pub fn plugin(mut self, module: impl Into<PathBuf>) -> Self {
-        self.plugin = Some(module.into());
+    pub fn plugin(mut self, file: impl Into<PathBuf>) -> Self {
+        self.plugin = Some(Plugin::File(file.into()));
+        self
+    }
+
+    /// Gives the cluster the plugin in these bytes at its birth.
+    pub fn plugin_module(mut self, module: Vec<u8>) -> Self {
+        self.plugin = Some(Plugin::Module(module));
         self
     }
 
@@ -100,10 +113,7 @@ impl NodeOptions {
     pub fn create(self) -> Node {
         let folder = TempDir::with_prefix("raft-kv-test-").expect("a temporary folder can be made");
         Node {
-            data_dir: self
-                .data_dir
-                .clone()
-                .unwrap_or_else(|| folder.path().join("data")),
+            data_dir: self.data_dir.clone().unwrap_or_else(|| folder.path().join("data")),
             options: self,
             port: ReservedPort::take(),
             folder,
@@ -161,7 +171,7 @@ impl Node {
         command.args(["--host", "127.0.0.1", "--port"]);
         command.arg(self.port.number().to_string());
         if let Some(plugin) = &self.options.plugin {
-            command.arg("--plugin").arg(plugin);
+            command.arg("--plugin").arg(self.plugin_file(plugin));
         }
         command.args(&self.options.arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -189,6 +199,11 @@ impl Node {
             }
             self.is_ready().then_some(())
         });
+    }
+
+    /// Whether it takes connections, be it ready or not.
+    pub fn is_listening(&self) -> bool {
+        http::Connection::open(self.address()).is_ok()
     }
 
     /// Whether it serves.
@@ -300,6 +315,17 @@ impl Node {
         println!("--- stderr of the node at {} ---", self.address());
         println!("{}", shown.join("\n"));
         println!("--- end ---");
+    }
+
+    fn plugin_file(&self, plugin: &Plugin) -> PathBuf {
+        match plugin {
+            Plugin::File(file) => file.clone(),
+            Plugin::Module(module) => {
+                let file = self.folder.path().join("plugin.wasm");
+                fs::write(&file, module).expect("the folder is writable");
+                file
+            }
+        }
     }
 
     fn stderr_path(&self) -> PathBuf {

@@ -42,10 +42,7 @@ impl ReservedPort {
                 continue;
             }
             if TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
-                return Self {
-                    number,
-                    _lock: lock,
-                };
+                return Self { number, _lock: lock };
             }
         }
         panic!("no port from {FIRST} to {LAST} is free");

@@ -23,10 +23,7 @@ pub fn wait_for<T>(
         if let Some(found) = condition() {
             return found;
         }
-        assert!(
-            Instant::now() < deadline,
-            "waited {limit:?} in vain for {what}"
-        );
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain for {what}");
         thread::sleep(POLL);
     }
 }
@@ -45,10 +42,7 @@ pub async fn eventually<T>(
         if let Some(found) = condition().await {
             return found;
         }
-        assert!(
-            Instant::now() < deadline,
-            "waited {limit:?} in vain for {what}"
-        );
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain for {what}");
         tokio::time::sleep(POLL).await;
     }
 }

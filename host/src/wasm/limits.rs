@@ -1,7 +1,10 @@
-//! What one command may use. Part of a shard's replicated configuration: replicas that disagree on
-//! a limit disagree on which commands fail.
+//! What one command may use.
+//!
+//! [`Limits`] are part of a shard's replicated configuration: replicas that disagree on a limit
+//! disagree on which commands fail. The constants are the host's own safety; those that a plugin can
+//! notice change only together with the ABI.
 
-/// The sizes that no setting changes, because they are the ABI's or the host's own safety.
+/// The largest response of one command, in bytes.
 pub const MAX_RESPONSE_BYTES: usize = 16 << 20;
 /// The longest failure message that is recorded; longer ones are cut at a character.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 10;

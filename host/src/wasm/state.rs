@@ -81,7 +81,7 @@ impl Job {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.results.len() == self.calls.len()
+        self.results.len() >= self.calls.len()
     }
 }
 

@@ -86,6 +86,9 @@ impl Default for EngineOptions {
 }
 
 /// A log store on raft-engine. See the module.
+///
+/// A buffered write that appends entries is synced all the same, since entries are
+/// read back from disk. A write may append up to 512 MiB; a read returns no more.
 pub struct EngineLogStore {
     /// Tells the stores of this process apart.
     id: u64,
@@ -138,8 +141,9 @@ impl EngineLogStore {
         let failed =
             |message: String| LogStoreError::Open { path: path.display().to_string(), message };
         create_folder(path).map_err(|error| failed(error.to_string()))?;
+        let folder = path.to_str().ok_or_else(|| failed("its name is not UTF-8".to_owned()))?;
+        let config = engine_config(folder, options);
         let mut witness = Witness::open(path).map_err(failed)?;
-        let config = engine_config(path, options);
         let engine = without_panic(|| Engine::open(config)).map_err(failed)?;
         // Raft-engine does not make its first file's name durable.
         sync_folder(path).map_err(|error| failed(error.to_string()))?;
@@ -375,9 +379,9 @@ fn entry_bytes(write: &LogWrite) -> usize {
     write.changes.iter().map(|(_, change)| change_bytes(change)).sum()
 }
 
-fn engine_config(path: &Path, options: EngineOptions) -> Config {
+fn engine_config(folder: &str, options: EngineOptions) -> Config {
     Config {
-        dir: path.display().to_string(),
+        dir: folder.to_owned(),
         recovery_mode: RecoveryMode::TolerateTailCorruption,
         batch_compression_threshold: ReadableSize(options.compression_threshold_bytes),
         target_file_size: ReadableSize(options.target_file_bytes),

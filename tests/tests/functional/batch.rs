@@ -108,15 +108,13 @@ async fn an_operation_that_asks_for_nothing_is_refused() {
     let node = shared_node();
     let mut kv = grpc::kv(node.channel().await);
     let nothing = v1::Operation { operation: None };
-    let request = BatchRequest {
-        operations: vec![nothing],
-    };
+    let request = BatchRequest { operations: vec![nothing] };
     let code = match kv.batch(request).await {
         Err(status) => status.code(),
         Ok(response) => match &response.into_inner().results[..] {
-            [v1::OperationResult {
-                result: Some(operation_result::Result::Error(error)),
-            }] => Code::from(error.code),
+            [v1::OperationResult { result: Some(operation_result::Result::Error(error)) }] => {
+                Code::from(error.code)
+            }
             other => panic!("{other:?}"),
         },
     };

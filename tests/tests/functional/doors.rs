@@ -67,10 +67,7 @@ impl Door {
                 value.map(|value| value.to_vec())
             }
             Self::Grpc(channel) => {
-                let request = GetRequest {
-                    key: key.to_vec().into(),
-                    consistency: 0,
-                };
+                let request = GetRequest { key: key.to_vec().into(), consistency: 0 };
                 let found = grpc::kv(channel.clone()).get(request).await.unwrap();
                 let found = found.into_inner();
                 found.found.then(|| found.value.to_vec())
@@ -102,9 +99,7 @@ impl Door {
         match self {
             Self::Library(client) => client.delete(key).await.unwrap(),
             Self::Grpc(channel) => {
-                let request = DeleteRequest {
-                    key: key.to_vec().into(),
-                };
+                let request = DeleteRequest { key: key.to_vec().into() };
                 let deleted = grpc::kv(channel.clone()).delete(request).await.unwrap();
                 deleted.into_inner().existed
             }

@@ -39,11 +39,7 @@ async fn counted_channel(node: &Node) -> (Channel, Arc<AtomicUsize>) {
 }
 
 fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> PutRequest {
-    PutRequest {
-        key: key.into(),
-        value: value.into(),
-        expected_version: None,
-    }
+    PutRequest { key: key.into(), value: value.into(), expected_version: None }
 }
 
 /// Checks that a field was refused, with its limit.
@@ -76,26 +72,17 @@ async fn what_is_out_of_bounds_is_refused_and_the_grpc_connection_goes_on() {
     assert_refused(kv.put(put("", "v")).await, "key", "1");
     assert_refused(kv.put(put(long_key.clone(), "v")).await, "key", &key_limit);
 
-    let get = |key: Vec<u8>| GetRequest {
-        key: key.into(),
-        consistency: 0,
-    };
+    let get = |key: Vec<u8>| GetRequest { key: key.into(), consistency: 0 };
     assert_refused(kv.get(get(Vec::new())).await, "key", "1");
     assert_refused(kv.get(get(long_key.clone())).await, "key", &key_limit);
     let delete = |key: Vec<u8>| DeleteRequest { key: key.into() };
     assert_refused(kv.delete(delete(Vec::new())).await, "key", "1");
     assert_refused(kv.delete(delete(long_key.clone())).await, "key", &key_limit);
 
-    let apply = ApplyRequest {
-        key: Bytes::new(),
-        command: Bytes::from_static(b"c"),
-    };
+    let apply = ApplyRequest { key: Bytes::new(), command: Bytes::from_static(b"c") };
     assert_refused(machine.apply(apply).await, "key", "1");
-    let query = QueryRequest {
-        key: long_key.into(),
-        request: Bytes::from_static(b"q"),
-        consistency: 0,
-    };
+    let query =
+        QueryRequest { key: long_key.into(), request: Bytes::from_static(b"q"), consistency: 0 };
     assert_refused(machine.query(query).await, "key", &key_limit);
 
     kv.put(put("limits/after", "v")).await.unwrap();
@@ -113,16 +100,11 @@ async fn keys_and_values_may_be_exactly_as_large_as_the_limits() {
     let key = Bytes::from(vec![b'k'; KEY_LIMIT]);
     let value = Bytes::from(vec![7; VALUE_LIMIT]);
     kv.put(put(key.clone(), value.clone())).await.unwrap();
-    let get = GetRequest {
-        key: key.clone(),
-        consistency: 0,
-    };
+    let get = GetRequest { key: key.clone(), consistency: 0 };
     let found = kv.get(get).await.unwrap().into_inner();
     assert!(found.found && found.value == value);
-    let scan = raft_kv_proto::v1::ScanRequest {
-        prefix: key.slice(..KEY_LIMIT - 1),
-        ..Default::default()
-    };
+    let scan =
+        raft_kv_proto::v1::ScanRequest { prefix: key.slice(..KEY_LIMIT - 1), ..Default::default() };
     let mut pages = kv.scan(scan).await.unwrap().into_inner();
     let page = pages.message().await.unwrap().unwrap();
     assert!(page.pairs.len() == 1 && page.pairs[0].value == value);

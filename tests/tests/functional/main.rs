@@ -7,8 +7,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod batch;
-mod compare_and_put;
 mod command_line;
+mod compare_and_put;
 mod doors;
 mod http_api;
 mod introspection;

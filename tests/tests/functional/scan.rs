@@ -73,12 +73,8 @@ async fn a_plain_grpc_client_pages_through_by_the_cursor() {
     let mut cursor = Bytes::new();
     for call in 1.. {
         assert!(call < 30, "the scan does not end");
-        let request = ScanRequest {
-            prefix: "scan/pages/".into(),
-            limit: 100,
-            cursor,
-            consistency: 0,
-        };
+        let request =
+            ScanRequest { prefix: "scan/pages/".into(), limit: 100, cursor, consistency: 0 };
         let pages = kv.scan(request).await.unwrap().into_inner();
         let pages: Vec<_> = pages.try_collect().await.unwrap();
         let count: usize = pages.iter().map(|page| page.pairs.len()).sum();
@@ -142,7 +138,7 @@ async fn a_prefix_with_a_tag_finds_the_keys_of_that_tag() {
 
 #[tokio::test]
 async fn a_prefix_is_any_bytes() {
-    let node = shared_node();
+    let node = Node::start();
     let client = node.client().await;
     let keys: [&[u8]; 8] = [
         b"\xff",
@@ -162,10 +158,6 @@ async fn a_prefix_is_any_bytes() {
         let expected = pairs.iter().filter(|(key, _)| key.starts_with(prefix));
         assert_pairs(&found, expected);
     }
-    // Other tests scan the same node for these bytes, too.
-    for key in keys {
-        client.delete(key).await.unwrap();
-    }
 }
 
 #[tokio::test]
@@ -178,9 +170,12 @@ async fn large_values_come_in_pages_that_fit() {
         client.put(key, value).await.unwrap();
     }
     let found = client.scan("scan/large/").collect().await.unwrap();
-    assert!(found.iter().map(|pair| (&pair.key[..], &pair.value[..])).eq(pairs
-        .iter()
-        .map(|(key, value)| (&key[..], &value[..]))));
+    assert!(
+        found
+            .iter()
+            .map(|pair| (&pair.key[..], &pair.value[..]))
+            .eq(pairs.iter().map(|(key, value)| (&key[..], &value[..])))
+    );
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use super::support::*;
 use crate::wasm::{Executor, FailureKind, Limits, PluginModule, PluginResult, Reuse};
 
 /// One kind of command a row: the payload's first byte, and what it does. The key is the payload's
-/// second byte, the value the rest. `$count`, `$cap`, `$evil` and `$leave` are statics.
+/// second byte, the value the rest. `$count`, `$cap`, `$evil`, `$leave` and `$ready` are statics.
 const COMMANDS: &[(char, &str)] = &[
     ('p', "(call $store_it) (call $respond (i32.const 4096) (local.get $n))"),
     ('d', "(call $delete (i32.const 4097) (i32.const 1))"),
@@ -38,6 +38,10 @@ const COMMANDS: &[(char, &str)] = &[
     ),
     // Takes longer with each command that the instance ran.
     ('z', "(call $store_it) (call $spin (i32.mul (global.get $count) (i32.const 2000)))"),
+    // Sets itself up once an instance. With that, the second needs more than the fuel there is, but
+    // not on an instance that is set up.
+    ('j', "(call $set_up)"),
+    ('i', "(call $set_up) (call $store_it) (call $spin (i32.const 45000))"),
     // More than half of the fuel, more than half of the memory.
     ('h', "(call $store_it) (call $spin (i32.const 45000))"),
     ('n', "(call $store_it) (drop (memory.grow (i32.const 20)))"),
@@ -49,6 +53,7 @@ const HELPERS: &str = r#"
   (global $cap (mut i32) (i32.const 8))
   (global $evil (mut i32) (i32.const 0))
   (global $leave (mut i32) (i32.const 0))
+  (global $ready (mut i32) (i32.const 0))
   (global $n (mut i32) (i32.const 0))
   (func $store_it
     (call $put (i32.const 4097) (i32.const 1) (i32.const 4098) (i32.sub (global.get $n) (i32.const 2))))
@@ -70,6 +75,10 @@ const HELPERS: &str = r#"
   (func $spin (param $i i32)
     (loop $l
       (br_if $l (i32.gt_s (local.tee $i (i32.sub (local.get $i) (i32.const 1))) (i32.const 0)))))
+  (func $set_up
+    (if (global.get $ready) (then return))
+    (global.set $ready (i32.const 1))
+    (call $spin (i32.const 25000)))
   (func $run (local $n i64)
     (loop $pull
       (local.set $n (call $next_command (i32.const 4096) (global.get $cap)))
@@ -187,7 +196,7 @@ fn each_kind_of_command_comes_to_what_it_should() {
             'f' => Some(Failed),
             'a' => Some(Panic),
             't' | 'q' => Some(Trap),
-            'l' => Some(OutOfFuel),
+            'l' | 'i' => Some(OutOfFuel),
             'r' => Some(CallDepth),
             'b' => Some(MemoryLimit),
             'w' | 'v' => Some(BadCall),

@@ -310,6 +310,18 @@ fn executor_keeps_an_instance_and_gives_it_back() {
 }
 
 #[test]
+fn kept_instance_gets_half_of_the_memory() {
+    let mut executor = executor();
+    for (pages, kept) in [(10, 11 << 16), (20, 0)] {
+        let module = each(&format!("(drop (memory.grow (i32.const {pages})))"));
+        let (results, _) = apply_to(&mut executor, &module, &[b""], TestStorage::default());
+        assert_eq!(results, [ok(b"")]);
+        assert_eq!(executor.kept_memory_bytes(), kept, "{pages} of 32 pages");
+        executor.release();
+    }
+}
+
+#[test]
 fn kept_instances_are_few() {
     let mut executor = executor();
     for i in 0..20 {

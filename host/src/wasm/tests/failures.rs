@@ -290,9 +290,13 @@ fn trap_after_the_last_pull_fails_nothing() {
     for after in
         ["unreachable", "(loop $l (br $l))", WRITE, "(call $respond (i32.const 0) (i32.const 1))"]
     {
-        let (results, storage) = apply(&around("", after), &[b"a", b"b"]);
+        let mut executor = executor();
+        let module = around("", after);
+        let storage = TestStorage::default();
+        let (results, storage) = apply_to(&mut executor, &module, &[b"a", b"b"], storage);
         assert_eq!(results, [ok(b"a"), ok(b"b")], "{after}");
         assert!(storage.rows().is_empty());
+        assert_eq!(executor.kept_memory_bytes(), 0, "an instance that trapped was kept");
     }
 }
 

@@ -122,13 +122,14 @@ pub(super) fn ok(bytes: &[u8]) -> PluginResult {
 }
 
 type Layer = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+type Row = (Vec<u8>, Vec<u8>);
 
 /// State, batch layer and command layer as ordered maps. Panics if the executor breaks a promise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct TestStorage {
     state: BTreeMap<Vec<u8>, Vec<u8>>,
     command: Option<(u32, Layer)>,
-    scans: [Option<Vec<(Vec<u8>, Vec<u8>)>>; 16],
+    scans: [Option<Vec<Row>>; 16],
     /// Fails every read and write from now on.
     pub(super) broken: bool,
 }

@@ -3,7 +3,8 @@
 //!
 //! Invariants:
 //! - at most one thread leads, so rounds, and with them writes, have one order;
-//! - every request gets exactly one result, even if the commit panics.
+//! - every request gets exactly one result, even if a commit panics;
+//! - after a panic nothing is committed any more: what it left undone is unknown.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -48,6 +49,7 @@ struct State {
     outcomes: HashMap<u64, Outcome>,
     next_ticket: u64,
     is_led: bool,
+    has_panicked: bool,
 }
 
 impl CommitQueue {
@@ -72,11 +74,17 @@ impl CommitQueue {
             }
             state.is_led = true;
             let (tickets, requests) = state.take_round();
-            drop(state);
-            let outcomes = commit_or_fail(requests, &commit);
-            state = self.state.lock();
+            let outcomes = match state.has_panicked {
+                true => None,
+                false => {
+                    drop(state);
+                    let outcomes = catch_unwind(AssertUnwindSafe(|| commit(requests))).ok();
+                    state = self.state.lock();
+                    outcomes
+                }
+            };
             state.is_led = false;
-            state.outcomes.extend(tickets.into_iter().zip(outcomes));
+            state.end_round(tickets, outcomes);
             self.round_ended.notify_all();
         }
     }
@@ -94,18 +102,14 @@ impl State {
         let count = within_limit.count();
         self.waiting.drain(..count).unzip()
     }
-}
 
-/// Commits a round; a panic fails all of it.
-fn commit_or_fail(
-    requests: Vec<Request>,
-    commit: &impl Fn(Vec<Request>) -> Vec<Outcome>,
-) -> Vec<Outcome> {
-    let count = requests.len();
-    catch_unwind(AssertUnwindSafe(|| commit(requests))).unwrap_or_else(|_| {
-        let failed = || Err(LogStoreError::Write("the writer panicked".to_owned()));
-        std::iter::repeat_with(failed).take(count).collect()
-    })
+    /// Notes the outcomes of a round; there are none if its commit panicked.
+    fn end_round(&mut self, tickets: Vec<u64>, outcomes: Option<Vec<Outcome>>) {
+        self.has_panicked |= outcomes.is_none();
+        let panicked = || Err(LogStoreError::Write("a writer panicked".to_owned()));
+        let outcomes = outcomes.unwrap_or_else(|| tickets.iter().map(|_| panicked()).collect());
+        self.outcomes.extend(tickets.into_iter().zip(outcomes));
+    }
 }
 
 #[cfg(test)]
@@ -164,10 +168,11 @@ mod tests {
     }
 
     #[test]
-    fn panic_of_a_commit_fails_its_round_and_no_other() {
+    fn nothing_is_committed_after_a_panic() {
         let queue = CommitQueue::default();
         let outcome = queue.submit(request(1), |_| panic!("on purpose"));
         assert!(matches!(outcome, Err(LogStoreError::Write(_))));
-        queue.submit(request(1), |_| vec![Ok(())]).unwrap();
+        let outcome = queue.submit(request(1), |_| vec![Ok(())]);
+        assert!(matches!(outcome, Err(LogStoreError::Write(_))));
     }
 }

@@ -243,7 +243,8 @@ fn damaged_group_is_reported_and_can_be_replaced_while_others_go_on() {
         write(subject.store(), [(group, create(INITIAL_POSITION)), (group, append)]);
     }
     subject.store = None;
-    let engine = Engine::open(engine_config(&subject.folder(), subject.options)).unwrap();
+    let config = engine_config(subject.folder().to_str().unwrap(), subject.options);
+    let engine = Engine::open(config).unwrap();
     engine.compact_to(damaged.0, 8);
     drop(engine);
     subject.open();
@@ -291,6 +292,23 @@ fn oversized_write_is_refused_and_leaves_the_store_usable() {
     let error = subject.store().write(oversized, Durability::Synced).unwrap_err();
     assert!(error.to_string().contains("over the limit"), "{error}");
     write(subject.store(), [(GroupId(1), LogChange::Append(entries(6..7, 6)))]);
+}
+
+#[test]
+fn nothing_is_written_after_a_failed_write() {
+    let mut subject = EngineSubject::new(TINY);
+    write(subject.store(), [(GroupId(1), create(INITIAL_POSITION))]);
+    subject.store().tail.lock().has_failed = true;
+    for durability in [Durability::Buffered, Durability::Synced] {
+        let mut refused = LogWrite::new();
+        refused.push(GroupId(1), LogChange::HardState(hard_state(9)));
+        let error = subject.store().write(refused, durability).unwrap_err();
+        assert!(error.to_string().contains("failed before"), "{error}");
+    }
+    subject.store().reclaim().unwrap_err();
+    subject.reopen();
+    let state = subject.store().state(GroupId(1)).unwrap().unwrap();
+    assert_eq!(state.hard_state, hard_state(INITIAL_POSITION.index.0));
 }
 
 #[test]
