@@ -74,10 +74,7 @@ impl StateMachine for NativeMachine {
         }
         host.overlay.drain_into(&mut writes);
         writes.put_apply_state(GROUP, &state);
-        let failed = |error: StorageError| ApplyError {
-            group: GROUP,
-            message: error.to_string(),
-        };
+        let failed = |error: StorageError| ApplyError { group: GROUP, message: error.to_string() };
         self.storage.write(writes).map_err(failed)
     }
 
@@ -148,4 +145,3 @@ impl native::Host for NativeHost {
 
     fn log(&mut self, _level: Level, _message: &str) {}
 }
-

@@ -54,10 +54,7 @@ impl Pool {
         let mut connections = FuturesOrdered::new();
         for endpoint in &endpoints {
             let transport = transport(endpoint, connect_timeout)?;
-            given.push(Node {
-                endpoint: endpoint.clone(),
-                channel: transport.connect_lazy(),
-            });
+            given.push(Node { endpoint: endpoint.clone(), channel: transport.connect_lazy() });
             connections.push_back(async move { transport.connect().await });
         }
         let preferred = first_to_answer(&endpoints, &mut given, connections).await?;
@@ -129,10 +126,7 @@ async fn first_to_answer(
     }
     let names: Vec<String> = endpoints.iter().map(Endpoint::to_string).collect();
     let error = first_error.expect("the list of endpoints is not empty");
-    Err(Error::Connect {
-        endpoint: names.join(", "),
-        source: Arc::new(error),
-    })
+    Err(Error::Connect { endpoint: names.join(", "), source: Arc::new(error) })
 }
 
 /// How to connect to an endpoint.

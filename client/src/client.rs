@@ -71,10 +71,7 @@ impl ClientBuilder {
         let endpoints = Endpoint::parse_list(&self.endpoints)?;
         let pool = Pool::connect(endpoints, self.connect_timeout).await?;
         Ok(RaftKVClient {
-            cluster: Arc::new(Cluster {
-                pool,
-                request_timeout: self.request_timeout,
-            }),
+            cluster: Arc::new(Cluster { pool, request_timeout: self.request_timeout }),
         })
     }
 }
@@ -100,8 +97,7 @@ impl RaftKVClient {
     /// Sets a key. The write is durable on a majority when this returns the
     /// key's new version.
     pub async fn put(&self, key: impl IntoBytes, value: impl IntoBytes) -> Result<Version> {
-        self.put_if(key.into_bytes(), value.into_bytes(), None)
-            .await
+        self.put_if(key.into_bytes(), value.into_bytes(), None).await
     }
 
     /// Sets a key if its version is `expected`; [`Version::ABSENT`], or 0, if it
@@ -121,11 +117,8 @@ impl RaftKVClient {
     }
 
     async fn put_if(&self, key: Bytes, value: Bytes, expected: Option<Version>) -> Result<Version> {
-        let request = v1::PutRequest {
-            key,
-            value,
-            expected_version: expected.map(|version| version.0),
-        };
+        let request =
+            v1::PutRequest { key, value, expected_version: expected.map(|version| version.0) };
         let put = |channel, request| async move { kv(channel).put(request).await };
         let response = self.cluster.call(Resend::Forbidden, request, put).await?;
         Ok(Version(response.version))
@@ -149,10 +142,7 @@ impl RaftKVClient {
     }
 
     async fn read(&self, key: Bytes, stale: bool) -> Result<Option<Versioned>> {
-        let request = v1::GetRequest {
-            key,
-            consistency: consistency(stale).into(),
-        };
+        let request = v1::GetRequest { key, consistency: consistency(stale).into() };
         let get = |channel, request| async move { kv(channel).get(request).await };
         let response = self.cluster.call(Resend::Allowed, request, get).await?;
         Ok(Versioned::from_response(response))
@@ -160,14 +150,9 @@ impl RaftKVClient {
 
     /// Removes a key; tells whether it existed.
     pub async fn delete(&self, key: impl IntoBytes) -> Result<bool> {
-        let request = v1::DeleteRequest {
-            key: key.into_bytes(),
-        };
+        let request = v1::DeleteRequest { key: key.into_bytes() };
         let delete = |channel, request| async move { kv(channel).delete(request).await };
-        let response = self
-            .cluster
-            .call(Resend::Forbidden, request, delete)
-            .await?;
+        let response = self.cluster.call(Resend::Forbidden, request, delete).await?;
         Ok(response.existed)
     }
 
@@ -217,10 +202,7 @@ impl RaftKVClient {
     /// # Errors
     /// [`Error::Plugin`] if the plugin refuses or fails.
     pub async fn apply(&self, key: impl IntoBytes, command: impl IntoBytes) -> Result<Bytes> {
-        let request = v1::ApplyRequest {
-            key: key.into_bytes(),
-            command: command.into_bytes(),
-        };
+        let request = v1::ApplyRequest { key: key.into_bytes(), command: command.into_bytes() };
         let apply = |channel, request| async move { machine(channel).apply(request).await };
         let response = self.cluster.call(Resend::Forbidden, request, apply).await?;
         Ok(response.response)

@@ -104,9 +104,7 @@ impl FromStr for Endpoint {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
             Some((scheme, _)) => return Err(invalid(text, format!("no {scheme}, only http"))),
         };
-        let uri: Uri = format!("http://{address}")
-            .parse()
-            .map_err(|error| invalid(text, error))?;
+        let uri: Uri = format!("http://{address}").parse().map_err(|error| invalid(text, error))?;
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(invalid(text, "nothing may follow the port"));
         }
@@ -123,10 +121,7 @@ impl FromStr for Endpoint {
 
 /// The error that `text` is not an endpoint.
 fn invalid(text: &str, reason: impl fmt::Display) -> Error {
-    Error::InvalidEndpoint {
-        endpoint: text.to_owned(),
-        reason: reason.to_string(),
-    }
+    Error::InvalidEndpoint { endpoint: text.to_owned(), reason: reason.to_string() }
 }
 
 #[cfg(test)]

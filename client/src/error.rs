@@ -109,10 +109,7 @@ impl Error {
     /// What the status of a call to `endpoint` means.
     pub(crate) fn from_call(status: Status, endpoint: &Endpoint) -> Self {
         if in_chain::<ConnectError>(&status) {
-            return Self::Connect {
-                endpoint: endpoint.to_string(),
-                source: Arc::new(status),
-            };
+            return Self::Connect { endpoint: endpoint.to_string(), source: Arc::new(status) };
         }
         if let Some(source) = status.source() {
             let message = format!("the connection to {endpoint} broke ({})", root(source));
@@ -130,23 +127,18 @@ impl Error {
     fn from_detail(detail: Option<Detail>, status: Status) -> Self {
         let message = status.message().to_owned();
         match (detail, status.code()) {
-            (Some(Detail::NotLeader(not_leader)), _) => Self::NotLeader {
-                leader: not_leader.leader,
-                address: not_leader.address,
-            },
-            (Some(Detail::PluginError(plugin)), _) => Self::Plugin {
-                kind: plugin.kind(),
-                code: plugin.code,
-                message: plugin.message,
-            },
-            (Some(Detail::InvalidArgument(invalid)), _) => Self::InvalidArgument {
-                field: invalid.field,
-                message,
-            },
-            (None, Code::InvalidArgument) => Self::InvalidArgument {
-                field: "request".to_owned(),
-                message,
-            },
+            (Some(Detail::NotLeader(not_leader)), _) => {
+                Self::NotLeader { leader: not_leader.leader, address: not_leader.address }
+            }
+            (Some(Detail::PluginError(plugin)), _) => {
+                Self::Plugin { kind: plugin.kind(), code: plugin.code, message: plugin.message }
+            }
+            (Some(Detail::InvalidArgument(invalid)), _) => {
+                Self::InvalidArgument { field: invalid.field, message }
+            }
+            (None, Code::InvalidArgument) => {
+                Self::InvalidArgument { field: "request".to_owned(), message }
+            }
             (Some(Detail::StaleRouting(_) | Detail::ShardUnavailable(_)), _)
             | (None, Code::Unavailable) => Self::Unavailable { message },
             (Some(Detail::ResourceExhausted(_)), _) | (None, Code::ResourceExhausted) => {
@@ -160,11 +152,7 @@ impl Error {
     /// because of the version.
     pub(crate) fn of_comparison(self) -> Self {
         match self {
-            Self::Plugin {
-                kind: Kind::Failed,
-                message,
-                ..
-            } => Self::VersionMismatch { message },
+            Self::Plugin { kind: Kind::Failed, message, .. } => Self::VersionMismatch { message },
             other => other,
         }
     }

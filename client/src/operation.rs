@@ -37,11 +37,7 @@ pub enum Operation {
 impl Operation {
     /// Sets a key.
     pub fn put(key: impl IntoBytes, value: impl IntoBytes) -> Self {
-        Self::Put {
-            key: key.into_bytes(),
-            value: value.into_bytes(),
-            expected: None,
-        }
+        Self::Put { key: key.into_bytes(), value: value.into_bytes(), expected: None }
     }
 
     /// Sets a key if its version is `expected`.
@@ -59,25 +55,17 @@ impl Operation {
 
     /// Reads a key, linearizably.
     pub fn get(key: impl IntoBytes) -> Self {
-        Self::Get {
-            key: key.into_bytes(),
-            stale: false,
-        }
+        Self::Get { key: key.into_bytes(), stale: false }
     }
 
     /// Reads some earlier state of a key.
     pub fn get_stale(key: impl IntoBytes) -> Self {
-        Self::Get {
-            key: key.into_bytes(),
-            stale: true,
-        }
+        Self::Get { key: key.into_bytes(), stale: true }
     }
 
     /// Removes a key.
     pub fn delete(key: impl IntoBytes) -> Self {
-        Self::Delete {
-            key: key.into_bytes(),
-        }
+        Self::Delete { key: key.into_bytes() }
     }
 
     /// Whether the operation changes nothing.
@@ -87,13 +75,7 @@ impl Operation {
 
     /// Whether the operation is a compare-and-put.
     pub(crate) fn is_comparison(&self) -> bool {
-        matches!(
-            self,
-            Self::Put {
-                expected: Some(_),
-                ..
-            }
-        )
+        matches!(self, Self::Put { expected: Some(_), .. })
     }
 }
 
@@ -101,24 +83,17 @@ impl From<Operation> for v1::Operation {
     fn from(operation: Operation) -> Self {
         use v1::operation::Operation as Wire;
         let operation = match operation {
-            Operation::Put {
-                key,
-                value,
-                expected,
-            } => Wire::Put(v1::PutRequest {
+            Operation::Put { key, value, expected } => Wire::Put(v1::PutRequest {
                 key,
                 value,
                 expected_version: expected.map(|version| version.0),
             }),
-            Operation::Get { key, stale } => Wire::Get(v1::GetRequest {
-                key,
-                consistency: consistency(stale).into(),
-            }),
+            Operation::Get { key, stale } => {
+                Wire::Get(v1::GetRequest { key, consistency: consistency(stale).into() })
+            }
             Operation::Delete { key } => Wire::Delete(v1::DeleteRequest { key }),
         };
-        Self {
-            operation: Some(operation),
-        }
+        Self { operation: Some(operation) }
     }
 }
 
@@ -142,18 +117,12 @@ impl Outcome {
             Some(Wire::Get(get)) => Ok(Self::Get(Versioned::from_response(get))),
             Some(Wire::Delete(delete)) => Ok(Self::Delete(delete.existed)),
             Some(Wire::Error(error)) => Err(error.into()),
-            None => Err(Error::BadResponse {
-                message: "an operation with nothing".to_owned(),
-            }),
+            None => Err(Error::BadResponse { message: "an operation with nothing".to_owned() }),
         }
     }
 }
 
 /// The consistency of a read.
 pub(crate) fn consistency(stale: bool) -> v1::Consistency {
-    if stale {
-        v1::Consistency::Stale
-    } else {
-        v1::Consistency::Linearizable
-    }
+    if stale { v1::Consistency::Stale } else { v1::Consistency::Linearizable }
 }

@@ -36,13 +36,7 @@ pub struct Scan {
 
 impl Scan {
     pub(crate) fn new(cluster: Arc<Cluster>, prefix: Bytes) -> Self {
-        Self {
-            cluster,
-            prefix,
-            limit: None,
-            after: Bytes::new(),
-            stale: false,
-        }
+        Self { cluster, prefix, limit: None, after: Bytes::new(), stale: false }
     }
 
     /// Gives at most `pairs` pairs.
@@ -159,15 +153,8 @@ impl Pages {
         self.request.limit = self.remaining.unwrap_or(0);
         let scan = |channel, request| async move { kv(channel).scan(request).await };
         let request = self.request.clone();
-        let (node, pages) = self
-            .cluster
-            .call_with_node(Resend::Allowed, request, scan)
-            .await?;
-        Ok(Call {
-            endpoint: node.endpoint,
-            pages,
-            cursor: Bytes::new(),
-        })
+        let (node, pages) = self.cluster.call_with_node(Resend::Allowed, request, scan).await?;
+        Ok(Call { endpoint: node.endpoint, pages, cursor: Bytes::new() })
     }
 
     /// Cuts a page to what may still be given.
@@ -186,10 +173,7 @@ impl Call {
         let page = match timeout(wait, self.pages.message()).await {
             Ok(page) => page.map_err(|status| Error::from_call(status, &self.endpoint))?,
             Err(_) => {
-                return Err(Error::Timeout {
-                    endpoint: self.endpoint.to_string(),
-                    after: wait,
-                });
+                return Err(Error::Timeout { endpoint: self.endpoint.to_string(), after: wait });
             }
         };
         Ok(page.map(|page| {

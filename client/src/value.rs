@@ -94,10 +94,7 @@ pub struct Versioned {
 impl Versioned {
     /// What a response says; `None` if the key does not exist.
     pub(crate) fn from_response(response: v1::GetResponse) -> Option<Self> {
-        response.found.then_some(Self {
-            value: response.value,
-            version: Version(response.version),
-        })
+        response.found.then_some(Self { value: response.value, version: Version(response.version) })
     }
 }
 
@@ -114,10 +111,6 @@ pub struct KeyValue {
 
 impl From<v1::KeyValue> for KeyValue {
     fn from(pair: v1::KeyValue) -> Self {
-        Self {
-            key: pair.key,
-            value: pair.value,
-            version: Version(pair.version),
-        }
+        Self { key: pair.key, value: pair.value, version: Version(pair.version) }
     }
 }

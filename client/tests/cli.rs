@@ -17,20 +17,13 @@ use tonic::Status;
 
 fn command(endpoint: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_raft-kv-client"));
-    command
-        .env("RAFT_KV_ENDPOINTS", endpoint)
-        .kill_on_drop(true);
+    command.env("RAFT_KV_ENDPOINTS", endpoint).kill_on_drop(true);
     command
 }
 
 /// Runs the program with these arguments.
 async fn run<A: AsRef<OsStr>>(endpoint: &str, arguments: impl IntoIterator<Item = A>) -> Ran {
-    command(endpoint)
-        .args(arguments)
-        .output()
-        .await
-        .unwrap()
-        .into()
+    command(endpoint).args(arguments).output().await.unwrap().into()
 }
 
 /// What a run of the program left.
@@ -62,9 +55,7 @@ impl Ran {
     fn json(self) -> Vec<Value> {
         let text = self.text();
         let lines = text.lines();
-        lines
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        lines.map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Its message; it must have failed with this code and no answer.
@@ -94,13 +85,8 @@ async fn endpoints_are_an_option_before_or_after_the_command() {
     let node = Running::start().await;
     let (dead, url) = (dead_endpoint().await, format!("http://{}", node.endpoint()));
     let both = format!("{dead},{url}");
-    run(&dead, ["--endpoints", &both, "put", "k", "v"])
-        .await
-        .text();
-    assert_eq!(
-        run(&dead, ["get", "k", "--endpoints", &url]).await.text(),
-        "v\n"
-    );
+    run(&dead, ["--endpoints", &both, "put", "k", "v"]).await.text();
+    assert_eq!(run(&dead, ["get", "k", "--endpoints", &url]).await.text(), "v\n");
 }
 
 #[tokio::test]
@@ -126,9 +112,7 @@ async fn keys_are_any_bytes_and_may_be_given_in_hexadecimal() {
     let node = Running::start().await;
     let at = node.endpoint();
     let raw = OsString::from_vec(vec![0xff, b'-', 1]);
-    run(&at, [OsStr::new("put"), &raw, OsStr::new("-5")])
-        .await
-        .text();
+    run(&at, [OsStr::new("put"), &raw, OsStr::new("-5")]).await.text();
     assert_eq!(run(&at, ["get", "--hex", "ff2d01"]).await.text(), "-5\n");
     let scan = run(&at, ["scan", "--hex", "FF"]).await;
     assert_eq!(scan.text(), "ff2d01\t-5\n");
@@ -175,9 +159,7 @@ async fn json_answers_are_one_object_a_line() {
     assert_eq!(get.json(), std::slice::from_ref(&pair));
 
     let binary = OsString::from_vec(vec![b'k', 0xff]);
-    run(&at, [OsStr::new("put"), &binary, OsStr::new("line\n2")])
-        .await
-        .text();
+    run(&at, [OsStr::new("put"), &binary, OsStr::new("line\n2")]).await.text();
     let scan = run(&at, ["--output=json", "scan", "k"]).await.json();
     let binary = json!({ "key": { "base64": "a/8=" }, "value": "line\n2", "version": 2 });
     assert_eq!(scan, [pair, binary]);
@@ -212,10 +194,7 @@ shard_10 does not serve: its state differs
 
     let status = run(&at, ["status", "--output", "json"]).await.json();
     assert_eq!(status[0]["node_id"], "node1");
-    assert_eq!(
-        status[0]["shards"][0]["slots"],
-        json!([{ "start": 0, "end": 128 }])
-    );
+    assert_eq!(status[0]["shards"][0]["slots"], json!([{ "start": 0, "end": 128 }]));
     assert_eq!(status[0]["shards"][0]["plugin"]["name"], "kv");
     assert_eq!(status[0]["shards"][1]["plugin"], Value::Null);
 }
@@ -249,9 +228,7 @@ async fn a_cluster_that_cannot_serve_is_exit_code_3() {
 
     let node = Running::start().await;
     let at = node.endpoint();
-    let message = run(&at, ["--timeout", "0.2", "get", HANGING_KEY])
-        .await
-        .failure(3);
+    let message = run(&at, ["--timeout", "0.2", "get", HANGING_KEY]).await.failure(3);
     assert!(message.contains("within 200ms"), "{message}");
     node.node.fail_next([Status::unavailable("no quorum")]);
     let message = run(&at, ["put", "k", "v"]).await.failure(3);
@@ -269,12 +246,7 @@ async fn a_reader_that_has_seen_enough_ends_the_program_quietly() {
         .spawn()
         .unwrap();
     // More than a pipe holds, so that the writer notices.
-    put.stdin
-        .take()
-        .unwrap()
-        .write_all(&[b'x'; 1 << 20])
-        .await
-        .unwrap();
+    put.stdin.take().unwrap().write_all(&[b'x'; 1 << 20]).await.unwrap();
     assert!(put.wait().await.unwrap().success());
 
     let mut scan = command(&at)

@@ -60,10 +60,7 @@ async fn keys_and_values_may_be_of_any_bytes_type() {
 #[tokio::test]
 async fn a_compare_and_put_writes_at_the_expected_version_only() {
     let (_node, client) = node_and_client().await;
-    let version = client
-        .compare_and_put("k", Version::ABSENT, "1")
-        .await
-        .unwrap();
+    let version = client.compare_and_put("k", Version::ABSENT, "1").await.unwrap();
     let error = client.compare_and_put("k", 0, "2").await.unwrap_err();
     assert!(matches!(&error, Error::VersionMismatch { .. }), "{error:?}");
     assert!(error.to_string().contains("the version is 1"), "{error}");
@@ -104,31 +101,11 @@ async fn a_scan_goes_through_all_pages_in_order() {
     let rest = client.scan("a").after(&limited[6].key).stale();
     assert_eq!(rest.collect().await.unwrap(), pairs[7..]);
     assert_eq!(client.scan("").collect().await.unwrap().len(), 10);
-    assert!(
-        client
-            .scan("nothing")
-            .after("n")
-            .collect()
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(client.scan("nothing").after("n").collect().await.unwrap().is_empty());
 
     let asked = node.node.requests();
-    assert!(
-        client
-            .scan("a")
-            .limit(0)
-            .collect()
-            .await
-            .unwrap()
-            .is_empty()
-    );
-    assert_eq!(
-        node.node.requests(),
-        asked,
-        "nothing need be asked for no pairs"
-    );
+    assert!(client.scan("a").limit(0).collect().await.unwrap().is_empty());
+    assert_eq!(node.node.requests(), asked, "nothing need be asked for no pairs");
 }
 
 #[tokio::test]
@@ -147,18 +124,12 @@ async fn each_operation_of_a_batch_has_its_own_result() {
         panic!("{results:?}");
     };
     assert!(matches!(put, Ok(Outcome::Put(Version(1)))), "{put:?}");
-    assert!(
-        matches!(mismatch, Err(Error::VersionMismatch { .. })),
-        "{mismatch:?}"
-    );
+    assert!(matches!(mismatch, Err(Error::VersionMismatch { .. })), "{mismatch:?}");
     assert!(
         matches!(invalid, Err(Error::InvalidArgument { field, .. }) if field == "key"),
         "{invalid:?}"
     );
-    assert!(
-        matches!(get, Ok(Outcome::Get(Some(found))) if found.value == "1"),
-        "{get:?}"
-    );
+    assert!(matches!(get, Ok(Outcome::Get(Some(found))) if found.value == "1"), "{get:?}");
     assert!(matches!(missing, Ok(Outcome::Get(None))), "{missing:?}");
     assert!(matches!(deleted, Ok(Outcome::Delete(true))), "{deleted:?}");
 }
@@ -223,9 +194,7 @@ async fn one_live_endpoint_is_enough() {
 #[tokio::test]
 async fn the_first_live_endpoint_is_asked_first_and_the_next_when_it_stops() {
     let (first, second) = (Running::start().await, Running::start().await);
-    let client = RaftKVClient::new([first.endpoint(), second.endpoint()])
-        .await
-        .unwrap();
+    let client = RaftKVClient::new([first.endpoint(), second.endpoint()]).await.unwrap();
     client.put("k", "v").await.unwrap();
     assert_eq!((first.node.requests(), second.node.requests()), (1, 0));
     first.stop().await;
@@ -259,8 +228,7 @@ async fn a_hint_to_the_leader_is_followed() {
 #[tokio::test]
 async fn a_write_is_sent_again_while_there_is_no_leader() {
     let (node, client) = node_and_client().await;
-    node.node
-        .fail_next([not_leader(""), not_leader("not an address")]);
+    node.node.fail_next([not_leader(""), not_leader("not an address")]);
     client.put("k", "v").await.unwrap();
     assert_eq!(node.node.requests(), 3);
 }
@@ -296,10 +264,7 @@ async fn what_another_attempt_cannot_mend_is_not_tried_again() {
     let (node, client) = node_and_client().await;
     node.node.fail_next([Status::resource_exhausted("full")]);
     let error = client.get("k").await.unwrap_err();
-    assert!(
-        matches!(error, Error::ResourceExhausted { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, Error::ResourceExhausted { .. }), "{error:?}");
     let error = client.put("", "v").await.unwrap_err();
     assert_eq!(error.to_string(), "invalid key: a key has 1 byte at least");
     assert_eq!(node.node.requests(), 2);
@@ -311,10 +276,7 @@ async fn a_request_without_answer_times_out() {
     let timeout = Duration::from_millis(50);
     let client = impatient(node.endpoint(), timeout).await;
     let error = client.get(HANGING_KEY).await.unwrap_err();
-    assert!(
-        matches!(&error, Error::Timeout { after, .. } if *after == timeout),
-        "{error:?}"
-    );
+    assert!(matches!(&error, Error::Timeout { after, .. } if *after == timeout), "{error:?}");
     assert!(error.to_string().contains(&node.endpoint()), "{error}");
 }
 

@@ -19,10 +19,7 @@ mod plugin_storage;
 mod plugins;
 mod query;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::{Mutex, RwLock};
 use raft_lite::{GroupId, ReplicaRecord};

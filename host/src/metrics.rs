@@ -89,10 +89,8 @@ impl Metrics {
         let applied = gauge("raftkv_raft_applied_index", "Highest applied log index")?;
         let disk_usage =
             IntGauge::new("raftkv_storage_disk_usage_bytes", "Bytes of the data folder")?;
-        let memory_usage = IntGauge::new(
-            "raftkv_storage_memory_bytes",
-            "Bytes of memtables and block cache",
-        )?;
+        let memory_usage =
+            IntGauge::new("raftkv_storage_memory_bytes", "Bytes of memtables and block cache")?;
         registry.register(Box::new(totals.clone()))?;
         registry.register(Box::new(durations.clone()))?;
         for vec in [&terms, &commits, &applied] {
@@ -105,9 +103,8 @@ impl Metrics {
             failed: totals.with_label_values(&[op, &shard.0, &shard.1, "error"]),
             duration: durations.with_label_values(&[op, &shard.0]),
         };
-        let of_shard = |shard: &(String, String)| {
-            KINDS.iter().map(|(_, op)| of_kind(shard, op)).collect()
-        };
+        let of_shard =
+            |shard: &(String, String)| KINDS.iter().map(|(_, op)| of_kind(shard, op)).collect();
         let gauges = |(shard, _): &(String, String)| ShardGauges {
             term: terms.with_label_values(&[shard]),
             commit: commits.with_label_values(&[shard]),

@@ -72,7 +72,9 @@ pub enum NodeError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The address can not be listened on.
-    #[error("cannot listen on {address}: {source}; choose another with --port or stop what uses it")]
+    #[error(
+        "cannot listen on {address}: {source}; choose another with --port or stop what uses it"
+    )]
     Listen {
         /// `host:port`.
         address: String,
@@ -140,9 +142,8 @@ impl Node {
         check(&config)?;
         // First of all, so that nothing is touched if the port is taken.
         let listener = listen(&config).await?;
-        let address = listener
-            .local_addr()
-            .map_err(|error| NodeError::Server(error.to_string()))?;
+        let address =
+            listener.local_addr().map_err(|error| NodeError::Server(error.to_string()))?;
         let birth = Birth {
             slots: config.slots.unwrap_or(DEFAULT_SLOTS),
             shards: config.shards.unwrap_or(DEFAULT_SHARDS),

@@ -29,10 +29,7 @@ pub fn status_with_detail(code: Code, message: impl Into<String>, detail: Detail
     let rich = RpcStatus {
         code: code as i32,
         message: message.clone(),
-        details: vec![Any {
-            type_url: ERROR_DETAIL_URL.to_owned(),
-            value: detail.encode_to_vec(),
-        }],
+        details: vec![Any { type_url: ERROR_DETAIL_URL.to_owned(), value: detail.encode_to_vec() }],
     };
     Status::with_details(code, message, Bytes::from(rich.encode_to_vec()))
 }

@@ -40,11 +40,7 @@ impl Buffer {
             pool.set(buffers);
             buffer
         });
-        Self(
-            kept.ok()
-                .flatten()
-                .unwrap_or_else(|| Vec::with_capacity(FIRST_CAPACITY)),
-        )
+        Self(kept.ok().flatten().unwrap_or_else(|| Vec::with_capacity(FIRST_CAPACITY)))
     }
 
     /// The bytes as a plain vector, which does not return to the pool.
@@ -148,11 +144,7 @@ mod tests {
 
     #[test]
     fn the_pool_keeps_neither_many_buffers_nor_large_ones() {
-        drop(
-            (0..2 * KEPT_BUFFERS)
-                .map(|_| Buffer::new())
-                .collect::<Vec<_>>(),
-        );
+        drop((0..2 * KEPT_BUFFERS).map(|_| Buffer::new()).collect::<Vec<_>>());
         assert_eq!(kept(), KEPT_BUFFERS);
         let _taken = Buffer::new();
         drop(Buffer::from(Vec::with_capacity(KEPT_CAPACITY + 1)));

@@ -60,10 +60,7 @@ pub struct QueryContext<'h> {
 
 impl<'h> QueryContext<'h> {
     pub(crate) const fn new(backend: Backend<'h>) -> Self {
-        Self {
-            backend,
-            facts: OnceCell::new(),
-        }
+        Self { backend, facts: OnceCell::new() }
     }
 
     pub(crate) const fn backend(&self) -> &Backend<'h> {
@@ -91,8 +88,7 @@ impl<'h> QueryContext<'h> {
     /// The values of many keys, in the order asked, with one call of the host.
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Values {
         let mut found = Buffer::new();
-        self.backend
-            .get_many(keys.iter().map(AsRef::as_ref), &mut found);
+        self.backend.get_many(keys.iter().map(AsRef::as_ref), &mut found);
         Values::new(found)
     }
 

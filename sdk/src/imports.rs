@@ -139,9 +139,7 @@ impl Backend<'_> {
 }
 
 fn field<const N: usize>(record: &[u8; CONTEXT_LEN], at: usize) -> [u8; N] {
-    *record[at..]
-        .first_chunk()
-        .expect("the field lies within the record")
+    *record[at..].first_chunk().expect("the field lies within the record")
 }
 
 /// Ends the running command and reads the next into `command`, or says that there is none.
@@ -162,13 +160,7 @@ pub fn respond(response: &[u8]) {
 /// Makes the running command fail.
 pub fn fail(failure: &Failure) {
     // SAFETY: the message is a slice.
-    unsafe {
-        raw::fail(
-            failure.code,
-            failure.message.as_ptr(),
-            failure.message.len(),
-        )
-    }
+    unsafe { raw::fail(failure.code, failure.message.as_ptr(), failure.message.len()) }
 }
 
 /// Ends the running command and this instance with the text of a panic.

@@ -107,10 +107,7 @@ impl Failure {
     /// A failure with the plugin's own `code` and a message for people.
     #[must_use]
     pub fn new(code: u32, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
+        Self { code, message: message.into() }
     }
 }
 

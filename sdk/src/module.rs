@@ -74,14 +74,8 @@ pub const fn check(name: &str, version: &str) {
         valid &= matches!(name[at], b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
         at += 1;
     }
-    assert!(
-        valid,
-        "the name of a plugin has 1 to 64 characters of a-z, 0-9, - and _"
-    );
-    assert!(
-        matches!(version.len(), 1..=64),
-        "the version of a plugin has at most 64 characters"
-    );
+    assert!(valid, "the name of a plugin has 1 to 64 characters of a-z, 0-9, - and _");
+    assert!(matches!(version.len(), 1..=64), "the version of a plugin has at most 64 characters");
 }
 
 /// Length of the section made of `parts`, the last of which ends a line if it is not empty.
@@ -132,10 +126,7 @@ mod tests {
     fn names_the_host_would_refuse_are_refused() {
         check("kv-2_x", "1.0.0-rc.1+5");
         for name in ["", "Kv", "k v", "k\nabi=2", "é", &"k".repeat(65)] {
-            assert!(
-                std::panic::catch_unwind(|| check(name, "1.0.0")).is_err(),
-                "{name}"
-            );
+            assert!(std::panic::catch_unwind(|| check(name, "1.0.0")).is_err(), "{name}");
         }
     }
 }

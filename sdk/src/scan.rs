@@ -29,12 +29,7 @@ pub struct Scan<'c, 'h> {
 
 impl<'c, 'h> Scan<'c, 'h> {
     pub(crate) fn new(context: &'c QueryContext<'h>) -> Self {
-        Self {
-            context,
-            start: Buffer::new(),
-            end: None,
-            reverse: false,
-        }
+        Self { context, start: Buffer::new(), end: None, reverse: false }
     }
 
     /// Only keys that begin with `prefix`.
@@ -89,10 +84,7 @@ impl<'c, 'h> Scan<'c, 'h> {
     /// [`Rows`] came to their end or were dropped.
     #[must_use]
     pub fn rows(self) -> Rows<'c, 'h> {
-        let empty = self
-            .end
-            .as_ref()
-            .is_some_and(|end| self.start.cmp(end) != Ordering::Less);
+        let empty = self.end.as_ref().is_some_and(|end| self.start.cmp(end) != Ordering::Less);
         let handle = (!empty).then(|| {
             self.context.backend().scan_open(&ScanRange {
                 start: &self.start,
@@ -100,13 +92,7 @@ impl<'c, 'h> Scan<'c, 'h> {
                 reverse: self.reverse,
             })
         });
-        Rows {
-            context: self.context,
-            handle,
-            chunk: Buffer::new(),
-            at: 0,
-            ask: FIRST_CHUNK,
-        }
+        Rows { context: self.context, handle, chunk: Buffer::new(), at: 0, ask: FIRST_CHUNK }
     }
 }
 
@@ -166,16 +152,11 @@ impl Rows<'_, '_> {
         let key_at = self.at + ROW_HEADER;
         let value_at = key_at + self.len_at(self.at);
         self.at = value_at + self.len_at(self.at + 4);
-        Some(Row {
-            key: &self.chunk[key_at..value_at],
-            value: &self.chunk[value_at..self.at],
-        })
+        Some(Row { key: &self.chunk[key_at..value_at], value: &self.chunk[value_at..self.at] })
     }
 
     fn len_at(&self, at: usize) -> usize {
-        let bytes = self.chunk[at..]
-            .first_chunk()
-            .expect("the host gives whole rows only");
+        let bytes = self.chunk[at..].first_chunk().expect("the host gives whole rows only");
         u32::from_le_bytes(*bytes) as usize
     }
 
@@ -186,9 +167,7 @@ impl Rows<'_, '_> {
         };
         self.at = 0;
         self.chunk.clear();
-        self.context
-            .backend()
-            .scan_next(handle, self.ask, &mut self.chunk);
+        self.context.backend().scan_next(handle, self.ask, &mut self.chunk);
         self.ask = LAST_CHUNK.min(2 * self.ask);
         if self.chunk.is_empty() {
             self.close();

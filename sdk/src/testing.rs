@@ -192,11 +192,7 @@ impl Command<'_> {
 }
 
 fn check_key(key: &[u8]) {
-    assert!(
-        key.len() <= MAX_KEY_LEN,
-        "bad call: a key of {} bytes",
-        key.len()
-    );
+    assert!(key.len() <= MAX_KEY_LEN, "bad call: a key of {} bytes", key.len());
 }
 
 impl Host for Command<'_> {
@@ -213,11 +209,7 @@ impl Host for Command<'_> {
 
     fn put(&mut self, key: &[u8], value: &[u8]) {
         check_key(key);
-        assert!(
-            value.len() <= MAX_VALUE_LEN,
-            "bad call: a value of {} bytes",
-            value.len()
-        );
+        assert!(value.len() <= MAX_VALUE_LEN, "bad call: a value of {} bytes", value.len());
         let before = self.stored.insert(key.to_vec(), value.to_vec());
         self.undo.push((key.to_vec(), before));
     }
@@ -231,17 +223,10 @@ impl Host for Command<'_> {
     fn scan_open(&mut self, range: &ScanRange<'_>) -> u32 {
         check_key(range.start);
         check_key(range.end.unwrap_or_default());
-        assert!(
-            self.scans.len() < MAX_OPEN_SCANS,
-            "bad call: more than {MAX_OPEN_SCANS} scans"
-        );
+        assert!(self.scans.len() < MAX_OPEN_SCANS, "bad call: more than {MAX_OPEN_SCANS} scans");
         let end = range.end.map_or(Bound::Unbounded, Bound::Excluded);
-        let within = self
-            .stored
-            .range::<[u8], _>((Bound::Included(range.start), end));
-        let mut rows: Vec<_> = within
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
+        let within = self.stored.range::<[u8], _>((Bound::Included(range.start), end));
+        let mut rows: Vec<_> = within.map(|(key, value)| (key.clone(), value.clone())).collect();
         if range.reverse {
             rows.reverse();
         }
@@ -252,10 +237,7 @@ impl Host for Command<'_> {
     }
 
     fn scan_next(&mut self, handle: u32, max_bytes: usize, rows: &mut Vec<u8>) {
-        let scan = self
-            .scans
-            .get_mut(&handle)
-            .expect("bad call: an unknown scan");
+        let scan = self.scans.get_mut(&handle).expect("bad call: an unknown scan");
         let start = rows.len();
         while let Some((key, value)) = scan.as_slice().first() {
             if rows.len() > start && rows.len() - start + row_len(key, value) > max_bytes {
@@ -267,9 +249,7 @@ impl Host for Command<'_> {
     }
 
     fn scan_close(&mut self, handle: u32) {
-        self.scans
-            .remove(&handle)
-            .expect("bad call: an unknown scan");
+        self.scans.remove(&handle).expect("bad call: an unknown scan");
     }
 
     fn log(&mut self, level: Level, message: &str) {

@@ -34,9 +34,7 @@ impl StateMachine for Script {
 
     fn query(context: &QueryContext<'_>, request: &[u8]) -> Result<Response, Failure> {
         let mut seen = Buffer::new();
-        text(request)
-            .lines()
-            .for_each(|line| read(context, line, &mut seen));
+        text(request).lines().for_each(|line| read(context, line, &mut seen));
         Ok(seen.into())
     }
 }
@@ -80,12 +78,8 @@ fn read(context: &QueryContext<'_>, line: &str, seen: &mut Buffer) {
         }
         ["facts"] => {
             let seed = context.seed()[0];
-            let facts = (
-                context.log_index(),
-                context.time_ms(),
-                context.slot(),
-                context.position(),
-            );
+            let facts =
+                (context.log_index(), context.time_ms(), context.slot(), context.position());
             context.log(Level::Info, "facts asked for");
             seen.extend_from_slice(format!("{facts:?} {seed}").as_bytes());
         }
@@ -114,15 +108,9 @@ fn host_with(keys: &[&str]) -> TestHost<Script> {
 #[test]
 fn a_command_sees_its_own_writes_and_those_before_it() {
     let mut host = TestHost::new();
-    assert_eq!(
-        apply(&mut host, "put a 1\nget a\nput a 2\nget a\ndelete a\nget a"),
-        "12none"
-    );
+    assert_eq!(apply(&mut host, "put a 1\nget a\nput a 2\nget a\ndelete a\nget a"), "12none");
     assert_eq!(apply(&mut host, "put a 3"), "");
-    assert_eq!(
-        query(&mut host, "get a\ncontains a\ncontains b"),
-        "3truefalse"
-    );
+    assert_eq!(query(&mut host, "get a\ncontains a\ncontains b"), "3truefalse");
 }
 
 #[test]
@@ -133,11 +121,7 @@ fn a_failed_command_leaves_no_trace() {
         host.apply(b"put changed 1\nput changed 2\ndelete kept\nput new 1\ndelete new\nfail");
     assert_eq!(failed, Err(Failure::new(7, "as told")));
     assert_eq!(*host.stored(), before);
-    assert_eq!(
-        host.log_index(),
-        1,
-        "a failure is an entry of the log like any other"
-    );
+    assert_eq!(host.log_index(), 1, "a failure is an entry of the log like any other");
 }
 
 #[test]
@@ -145,10 +129,8 @@ fn commands_of_one_entry_share_its_index_and_see_each_other_unless_failed() {
     let mut host = TestHost::<Script>::new();
     let results = host.apply_entry(&["put a 1\nfacts", "put a 2\nfail", "get a\nfacts"]);
     assert_eq!(results.len(), 3);
-    let answers: Vec<_> = results
-        .into_iter()
-        .map(|result| result.map(|r| text(&r).to_owned()))
-        .collect();
+    let answers: Vec<_> =
+        results.into_iter().map(|result| result.map(|r| text(&r).to_owned())).collect();
     assert!(matches!(&answers[0], Ok(facts) if facts.starts_with("(1, 0, 0, 0)")));
     assert_eq!(answers[1], Err(Failure::new(7, "as told")));
     assert!(matches!(&answers[2], Ok(facts) if facts.starts_with("1(1, 0, 0, 2)")));
@@ -174,11 +156,7 @@ fn facts_follow_the_log() {
     let second = apply(&mut host, "facts");
     assert!(first.starts_with("(1, 1000, 3, 0) "), "{first}");
     assert!(second.starts_with("(2, 2000, 3, 0) "), "{second}");
-    assert_ne!(
-        first.split(' ').next_back(),
-        second.split(' ').next_back(),
-        "seeds differ"
-    );
+    assert_ne!(first.split(' ').next_back(), second.split(' ').next_back(), "seeds differ");
     assert!(query(&mut host, "facts").starts_with("(2, 2000, 3, 0) "));
     assert_eq!(host.logs().len(), 3);
     assert_eq!(host.logs()[0], (Level::Info, "facts asked for".to_owned()));
@@ -229,11 +207,7 @@ fn a_long_scan_crosses_many_times_and_loses_no_row() {
     let keys: Vec<_> = (0..5_000).map(|number| format!("key{number:05}")).collect();
     for (number, key) in keys.iter().enumerate() {
         // Now and then a row that is larger than any chunk.
-        let size = if number % 1_000 == 7 {
-            100_000
-        } else {
-            number % 300
-        };
+        let size = if number % 1_000 == 7 { 100_000 } else { number % 300 };
         host.stored().insert(key.as_bytes().to_vec(), vec![1; size]);
     }
     let forward = query(&mut host, "scan");
@@ -258,9 +232,7 @@ fn scanning_after_the_longest_key_goes_on_with_the_next() {
         }
         fn query(context: &QueryContext<'_>, after: &[u8]) -> Result<Response, Failure> {
             let mut rows = context.scan().after(after).rows();
-            Ok(rows
-                .next_row()
-                .map_or(Response::empty(), |row| row.key.into()))
+            Ok(rows.next_row().map_or(Response::empty(), |row| row.key.into()))
         }
     }
     let mut host = TestHost::<After>::new();
@@ -279,9 +251,7 @@ fn too_many_open_scans_are_a_bad_call() {
         fn apply(context: &Context<'_>, _: &[u8]) -> Result<Response, Failure> {
             let _one_after_the_other: Vec<_> =
                 (0..100).map(|_| drop(context.scan().rows())).collect();
-            let _open: Vec<_> = (0..=MAX_OPEN_SCANS)
-                .map(|_| context.scan().rows())
-                .collect();
+            let _open: Vec<_> = (0..=MAX_OPEN_SCANS).map(|_| context.scan().rows()).collect();
             Ok(Response::empty())
         }
         fn query(_: &QueryContext<'_>, _: &[u8]) -> Result<Response, Failure> {

@@ -19,11 +19,7 @@ fn from_detail(code: Code, detail: Detail) -> Error {
 }
 
 fn plugin_error(kind: Kind) -> PluginError {
-    PluginError {
-        kind: kind.into(),
-        code: 7,
-        message: "no".into(),
-    }
+    PluginError { kind: kind.into(), code: 7, message: "no".into() }
 }
 
 #[test]
@@ -35,15 +31,10 @@ fn a_detail_decides_over_the_code() {
     });
     let error = from_detail(Code::Unavailable, not_leader);
     assert!(matches!(&error, Error::NotLeader { address, .. } if address == "127.0.0.1:5002"));
-    assert!(
-        error.to_string().ends_with("ask node2 at 127.0.0.1:5002"),
-        "{error}"
-    );
+    assert!(error.to_string().ends_with("ask node2 at 127.0.0.1:5002"), "{error}");
 
-    let invalid = Detail::InvalidArgument(InvalidArgument {
-        field: "key".into(),
-        limit: "64 KiB".into(),
-    });
+    let invalid =
+        Detail::InvalidArgument(InvalidArgument { field: "key".into(), limit: "64 KiB".into() });
     let error = from_detail(Code::InvalidArgument, invalid);
     assert_eq!(error.to_string(), "invalid key: a message");
 
@@ -56,34 +47,19 @@ fn a_detail_decides_over_the_code() {
 
     let full = Detail::ResourceExhausted(ResourceExhausted::default());
     let error = from_detail(Code::Unavailable, full);
-    assert!(
-        matches!(error, Error::ResourceExhausted { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, Error::ResourceExhausted { .. }), "{error:?}");
 }
 
 #[test]
 fn a_plugins_refusal_of_a_comparison_is_a_version_mismatch() {
     let refused = Detail::PluginError(plugin_error(Kind::Failed));
     let error = from_detail(Code::FailedPrecondition, refused);
-    assert_eq!(
-        error.to_string(),
-        "the plugin refused the command (code 7): no"
-    );
+    assert_eq!(error.to_string(), "the plugin refused the command (code 7): no");
     assert!(matches!(error.of_comparison(), Error::VersionMismatch { message } if message == "no"));
 
     let trapped = Detail::PluginError(plugin_error(Kind::Trap));
     let error = from_detail(Code::Internal, trapped).of_comparison();
-    assert!(
-        matches!(
-            error,
-            Error::Plugin {
-                kind: Kind::Trap,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, Error::Plugin { kind: Kind::Trap, .. }), "{error:?}");
 }
 
 #[test]
@@ -91,17 +67,11 @@ fn a_status_without_detail_is_read_by_its_code() {
     let error = |status| Error::from_call(status, &endpoint());
     let invalid = error(Status::invalid_argument("too long"));
     assert_eq!(invalid.to_string(), "invalid request: too long");
-    assert!(matches!(
-        error(Status::unavailable("x")),
-        Error::Unavailable { .. }
-    ));
+    assert!(matches!(error(Status::unavailable("x")), Error::Unavailable { .. }));
     let full = error(Status::resource_exhausted("x"));
     assert!(matches!(full, Error::ResourceExhausted { .. }));
     let other = error(Status::data_loss("a bad block"));
-    assert_eq!(
-        other.to_string(),
-        "the node failed the request with DataLoss: a bad block"
-    );
+    assert_eq!(other.to_string(), "the node failed the request with DataLoss: a bad block");
 }
 
 #[test]
@@ -109,10 +79,7 @@ fn a_connection_never_made_differs_from_one_that_broke() {
     let refused = Status::from_error(Box::new(ConnectError("refused".into())));
     let error = Error::from_call(refused, &endpoint());
     assert!(matches!(error, Error::Connect { .. }), "{error:?}");
-    assert_eq!(
-        error.to_string(),
-        "no node answers at 127.0.0.1:5001: is it running?"
-    );
+    assert_eq!(error.to_string(), "no node answers at 127.0.0.1:5001: is it running?");
 
     let broken = Status::from_error("reset by peer".into());
     let error = Error::from_call(broken, &endpoint());
@@ -128,9 +95,7 @@ fn the_error_of_an_operation_is_read_like_a_status() {
     let error = Error::from(OperationError {
         code: Code::FailedPrecondition.into(),
         message: "mismatch".into(),
-        detail: Some(ErrorDetail {
-            detail: Some(Detail::PluginError(plugin_error(Kind::Failed))),
-        }),
+        detail: Some(ErrorDetail { detail: Some(Detail::PluginError(plugin_error(Kind::Failed))) }),
     });
     assert!(matches!(error, Error::Plugin { code: 7, .. }), "{error:?}");
 }

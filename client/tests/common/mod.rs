@@ -82,28 +82,21 @@ impl Node {
         }
         let mut pairs = self.pairs.lock().unwrap();
         let current = pairs.get(&put.key).map_or(0, |(_, version)| *version);
-        if put
-            .expected_version
-            .is_some_and(|expected| expected != current)
-        {
+        if put.expected_version.is_some_and(|expected| expected != current) {
             return Err(refused(format!("the version is {current}")));
         }
         let mut last_version = self.last_version.lock().unwrap();
         *last_version += 1;
         pairs.insert(put.key, (put.value, *last_version));
-        Ok(v1::PutResponse {
-            version: *last_version,
-        })
+        Ok(v1::PutResponse { version: *last_version })
     }
 
     fn get(&self, get: &v1::GetRequest) -> v1::GetResponse {
         match self.pairs.lock().unwrap().get(&get.key) {
             None => v1::GetResponse::default(),
-            Some((value, version)) => v1::GetResponse {
-                found: true,
-                value: value.clone(),
-                version: *version,
-            },
+            Some((value, version)) => {
+                v1::GetResponse { found: true, value: value.clone(), version: *version }
+            }
         }
     }
 
@@ -134,9 +127,7 @@ impl Node {
             let cursor = pairs.last().map(|pair| pair.key.clone());
             Ok(v1::ScanResponse {
                 pairs: pairs.to_vec(),
-                cursor: cursor
-                    .filter(|key| Some(key) != last_key)
-                    .unwrap_or_default(),
+                cursor: cursor.filter(|key| Some(key) != last_key).unwrap_or_default(),
             })
         });
         pages.collect()
@@ -204,17 +195,9 @@ impl Running {
         let incoming = TcpListenerStream::new(listener);
         let task = tokio::spawn(async move {
             let stopped = async { stopped.await.unwrap_or_default() };
-            server
-                .serve_with_incoming_shutdown(incoming, stopped)
-                .await
-                .unwrap();
+            server.serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
         });
-        Self {
-            node,
-            address,
-            stop,
-            task,
-        }
+        Self { node, address, stop, task }
     }
 
     /// Its address as host:port.

@@ -41,32 +41,22 @@ impl Kv for Node {
     async fn batch(&self, request: Request<v1::BatchRequest>) -> Answer<v1::BatchResponse> {
         use operation_result::Result as Wire;
         self.begin()?;
-        let results = request
-            .into_inner()
-            .operations
-            .into_iter()
-            .map(|operation| {
-                let result = match operation.operation.unwrap() {
-                    Operation::Put(put) => Node::put(self, put).map(Wire::Put),
-                    Operation::Get(get) => Ok(Wire::Get(Node::get(self, &get))),
-                    Operation::Delete(delete) => Ok(Wire::Delete(Node::delete(self, &delete))),
-                };
-                let result = result.unwrap_or_else(|status| {
-                    Wire::Error(v1::OperationError {
-                        code: status.code().into(),
-                        message: status.message().into(),
-                        detail: Some(v1::ErrorDetail {
-                            detail: raft_kv_proto::detail_of(&status),
-                        }),
-                    })
-                });
-                v1::OperationResult {
-                    result: Some(result),
-                }
+        let results = request.into_inner().operations.into_iter().map(|operation| {
+            let result = match operation.operation.unwrap() {
+                Operation::Put(put) => Node::put(self, put).map(Wire::Put),
+                Operation::Get(get) => Ok(Wire::Get(Node::get(self, &get))),
+                Operation::Delete(delete) => Ok(Wire::Delete(Node::delete(self, &delete))),
+            };
+            let result = result.unwrap_or_else(|status| {
+                Wire::Error(v1::OperationError {
+                    code: status.code().into(),
+                    message: status.message().into(),
+                    detail: Some(v1::ErrorDetail { detail: raft_kv_proto::detail_of(&status) }),
+                })
             });
-        Ok(Response::new(v1::BatchResponse {
-            results: results.collect(),
-        }))
+            v1::OperationResult { result: Some(result) }
+        });
+        Ok(Response::new(v1::BatchResponse { results: results.collect() }))
     }
 }
 

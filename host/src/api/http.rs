@@ -82,8 +82,6 @@ async fn healthz() -> &'static str {
 async fn readyz(State(service): State<Arc<Service>>) -> Result<&'static str, ApiError> {
     match service.readiness() {
         Ok(()) => Ok("ok\n"),
-        Err(reason) => {
-            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", reason))
-        }
+        Err(reason) => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", reason)),
     }
 }

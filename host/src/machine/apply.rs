@@ -86,7 +86,8 @@ impl Machine {
             storage.downcast::<Overlay>().expect("the executor gives back what it was given");
         let mut hashes = overlay.take_write_hashes().into_iter();
         let mut results = results.into_iter();
-        state.state_hash = xxh3_64_with_seed(&state.applied.index.0.to_le_bytes(), state.state_hash);
+        state.state_hash =
+            xxh3_64_with_seed(&state.applied.index.0.to_le_bytes(), state.state_hash);
         for verdict in verdicts {
             let outcome = match verdict {
                 Err(rejection) => CommandOutcome::Rejected(rejection),

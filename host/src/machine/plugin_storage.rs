@@ -18,11 +18,7 @@ impl PluginStorage for Overlay {
         Overlay::discard(self);
     }
 
-    fn get(
-        &mut self,
-        key: &[u8],
-        read: &mut dyn FnMut(Option<&[u8]>),
-    ) -> Result<(), StorageError> {
+    fn get(&mut self, key: &[u8], read: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), StorageError> {
         Overlay::get(self, key, read).map_err(StorageError::new)
     }
 

@@ -38,7 +38,9 @@ pub enum PluginFileError {
         source: ModuleError,
     },
     /// The file's content changed since it was stored.
-    #[error("the plugin file {path} is damaged: its SHA-256 is not its name; put the module back with the same content")]
+    #[error(
+        "the plugin file {path} is damaged: its SHA-256 is not its name; put the module back with the same content"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -61,7 +63,11 @@ impl PluginStore {
     pub fn open(folder: PathBuf, max_executors: usize) -> Result<Self, PluginFileError> {
         fs::create_dir_all(&folder)
             .map_err(|source| PluginFileError::Io { path: folder.clone(), source })?;
-        Ok(PluginStore { folder, engine: PluginEngine::new(max_executors)?, compiled: Mutex::default() })
+        Ok(PluginStore {
+            folder,
+            engine: PluginEngine::new(max_executors)?,
+            compiled: Mutex::default(),
+        })
     }
 
     pub(super) fn engine(&self) -> &PluginEngine {
@@ -88,8 +94,8 @@ impl PluginStore {
             return Ok(module.clone());
         }
         let path = self.path(id);
-        let bytes = fs::read(&path)
-            .map_err(|source| PluginFileError::Io { path: path.clone(), source })?;
+        let bytes =
+            fs::read(&path).map_err(|source| PluginFileError::Io { path: path.clone(), source })?;
         if ModuleHash::of(&bytes).0 != *id {
             return Err(PluginFileError::Damaged { path });
         }

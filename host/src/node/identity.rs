@@ -50,7 +50,9 @@ pub enum IdentityError {
         node_id: String,
     },
     /// A process uses it.
-    #[error("the data folder {folder} is in use by a running node; stop it or name another --data-dir")]
+    #[error(
+        "the data folder {folder} is in use by a running node; stop it or name another --data-dir"
+    )]
     InUse {
         /// The folder.
         folder: PathBuf,
@@ -72,7 +74,9 @@ pub enum IdentityError {
         reason: String,
     },
     /// There is something in it, but not a node's data.
-    #[error("the data folder {folder} holds other files and no node's data; name an empty --data-dir")]
+    #[error(
+        "the data folder {folder} holds other files and no node's data; name an empty --data-dir"
+    )]
     NotANode {
         /// The folder.
         folder: PathBuf,
@@ -109,11 +113,7 @@ pub(super) struct DataFolder {
 impl DataFolder {
     /// Takes the folder for this process. A new one becomes `node_id`'s, with a
     /// new cluster in it.
-    pub(super) fn open(
-        folder: &Path,
-        node_id: &str,
-        birth: Birth,
-    ) -> Result<Self, IdentityError> {
+    pub(super) fn open(folder: &Path, node_id: &str, birth: Birth) -> Result<Self, IdentityError> {
         let io = |source| IdentityError::Io { folder: folder.to_owned(), source };
         fs::create_dir_all(folder).map_err(io)?;
         let lock = lock(folder)?;
@@ -152,13 +152,10 @@ impl DataFolder {
 fn lock(folder: &Path) -> Result<File, IdentityError> {
     let io = |source| IdentityError::Io { folder: folder.to_owned(), source };
     let path = folder.join(LOCK_FILE);
-    let file =
-        File::options().create(true).truncate(false).write(true).open(path).map_err(io)?;
+    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(io)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(IdentityError::InUse { folder: folder.to_owned() })
-        }
+        Err(TryLockError::WouldBlock) => Err(IdentityError::InUse { folder: folder.to_owned() }),
         Err(TryLockError::Error(error)) => Err(io(error)),
     }
 }

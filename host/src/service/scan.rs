@@ -91,14 +91,16 @@ impl Service {
             None => {
                 let all = (0..self.routing.slots()).map(Slot);
                 let owner = |slot: &Slot| self.routing.owner(*slot).map(|route| route.ordinal);
-                let owners: Vec<usize> = all.clone().map(|s| owner(&s)).collect::<Result<_, _>>()?;
+                let owners: Vec<usize> =
+                    all.clone().map(|s| owner(&s)).collect::<Result<_, _>>()?;
                 let of_shard = |route: &ShardRoute| {
                     all.clone().filter(|slot| owners[slot.0 as usize] == route.ordinal).collect()
                 };
                 self.routing.shards().iter().map(|r| (r.clone(), of_shard(r))).collect()
             }
         };
-        let barriers = routes.iter().map(|(route, _)| self.read_barrier(route, request.consistency));
+        let barriers =
+            routes.iter().map(|(route, _)| self.read_barrier(route, request.consistency));
         try_join_all(barriers).await?;
         let mut shards = Vec::new();
         let mut slots = Vec::new();

@@ -157,8 +157,11 @@ impl Service {
         route: &ShardRoute,
         commands: Vec<(Slot, Bytes)>,
     ) -> Result<Vec<Reply>, ServiceError> {
-        let command =
-            |(slot, payload): (Slot, Bytes)| Command { slot: slot.0, payload, ..Default::default() };
+        let command = |(slot, payload): (Slot, Bytes)| Command {
+            slot: slot.0,
+            payload,
+            ..Default::default()
+        };
         let (sender, receiver) = oneshot::channel();
         self.raft.propose(Proposal {
             group: route.group,
@@ -204,10 +207,9 @@ impl Service {
         }
         let reply = |reply| match reply {
             QueryReply::Done(result) => Ok(result?),
-            QueryReply::SlotNotOwned => Err(ServiceError::of_rejection(
-                raft_lite::Rejection::SlotNotOwned,
-                &route.name,
-            )),
+            QueryReply::SlotNotOwned => {
+                Err(ServiceError::of_rejection(raft_lite::Rejection::SlotNotOwned, &route.name))
+            }
             QueryReply::TooLong => {
                 Err(ServiceError::Internal("a query was cut short without a limit".to_owned()))
             }

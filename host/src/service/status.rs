@@ -156,7 +156,12 @@ impl Service {
     pub fn metrics_text(&self) -> String {
         for route in self.routing.shards() {
             if let Some(status) = self.raft.status(route.group) {
-                self.metrics.set_raft(route.ordinal, status.term.0, status.commit.0, status.applied.0);
+                self.metrics.set_raft(
+                    route.ordinal,
+                    status.term.0,
+                    status.commit.0,
+                    status.applied.0,
+                );
             }
         }
         let storage = self.machine.storage();

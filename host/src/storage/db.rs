@@ -61,9 +61,8 @@ pub struct Storage {
 impl Storage {
     /// Opens the database in `path`, making it if there is none.
     pub fn open(path: &Path, options: StorageOptions) -> Result<Self, StorageError> {
-        let db = DB::open(&database_options(options), path).map_err(|source| {
-            StorageError::Open { path: path.display().to_string(), source }
-        })?;
+        let db = DB::open(&database_options(options), path)
+            .map_err(|source| StorageError::Open { path: path.display().to_string(), source })?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
         Ok(Storage { db, write_options })
@@ -144,7 +143,8 @@ impl Storage {
 
     /// Bytes of memory in memtables and the block cache.
     pub fn memory_bytes(&self) -> u64 {
-        self.property("rocksdb.cur-size-all-mem-tables") + self.property("rocksdb.block-cache-usage")
+        self.property("rocksdb.cur-size-all-mem-tables")
+            + self.property("rocksdb.block-cache-usage")
     }
 }
 

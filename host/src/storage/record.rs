@@ -71,8 +71,7 @@ impl ApplyState {
     /// Fixed-size encoding: four little-endian numbers.
     pub(super) fn encode(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
-        let fields =
-            [self.applied.index.0, self.applied.term.0, self.time_ms, self.state_hash];
+        let fields = [self.applied.index.0, self.applied.term.0, self.time_ms, self.state_hash];
         for (chunk, field) in bytes.chunks_exact_mut(8).zip(fields) {
             chunk.copy_from_slice(&field.to_le_bytes());
         }
@@ -124,8 +123,7 @@ struct StoredVoter {
 
 impl ShardRecord {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let voter =
-            |v: &VoterRecord| StoredVoter { replica: v.replica.0, node: v.node.clone() };
+        let voter = |v: &VoterRecord| StoredVoter { replica: v.replica.0, node: v.node.clone() };
         StoredRecord {
             group: self.group.0,
             replica: self.replica.0,

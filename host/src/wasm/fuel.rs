@@ -13,6 +13,8 @@ use super::state::GuestState;
 pub(super) const CALL: u64 = 50;
 /// `get`, each key of `get_many`, each row of a scan: a look into the storage.
 pub(super) const READ: u64 = 200;
+/// `scan_open`: an iterator that finds its place in every level of the storage.
+pub(super) const SEEK: u64 = 2000;
 /// `put` and `delete`: a write that all replicas store.
 pub(super) const WRITE: u64 = 400;
 /// As many bytes are moved for one unit.

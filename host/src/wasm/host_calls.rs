@@ -263,7 +263,7 @@ fn scan_open(
         return Err(Stop::bad_call(message));
     };
     let bytes = start.len() + end.as_ref().map_or(0, |end| end.len());
-    charge(&mut guest, fuel::CALL + fuel::moved(bytes))?;
+    charge(&mut guest, fuel::CALL + fuel::SEEK + fuel::moved(bytes))?;
     let (memory, state) = parts(&mut guest)?;
     let range = ScanRange {
         start: &memory[start],

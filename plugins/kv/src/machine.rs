@@ -54,10 +54,7 @@ fn put(context: &Context<'_>, put: &Put<'_>) -> Result<Response, Failure> {
         check_version(context, put.key, expected)?;
     }
     let Some(version) = version::pack(context.log_index(), context.position()) else {
-        return Err(Failure::new(
-            failure::ENTRY_TOO_LONG,
-            "the entry has too many commands",
-        ));
+        return Err(Failure::new(failure::ENTRY_TOO_LONG, "the entry has too many commands"));
     };
     let mut stored = Buffer::new();
     stored.reserve(VERSION_LEN + put.value.len());
@@ -123,10 +120,7 @@ fn check_key(key: &[u8]) -> Result<(), Failure> {
     if key.len() <= MAX_KEY_LEN {
         return Ok(());
     }
-    Err(Failure::new(
-        failure::MALFORMED,
-        format!("the key has {} bytes, too many", key.len()),
-    ))
+    Err(Failure::new(failure::MALFORMED, format!("the key has {} bytes, too many", key.len())))
 }
 
 /// A stored value's version and the caller's bytes.

@@ -39,9 +39,7 @@ fn take_bytes<'a>(bytes: &mut &'a [u8]) -> &'a [u8] {
 
 /// The content of the one custom section called `raftkv`.
 fn section(module: &[u8]) -> String {
-    let mut rest = module
-        .strip_prefix(b"\0asm\x01\0\0\0")
-        .expect("a module of version 1");
+    let mut rest = module.strip_prefix(b"\0asm\x01\0\0\0").expect("a module of version 1");
     let mut found = Vec::new();
     while let Some((id, after)) = rest.split_first() {
         rest = after;
@@ -56,42 +54,22 @@ fn section(module: &[u8]) -> String {
 
 fn facts(section: &str) -> BTreeMap<&str, &str> {
     assert!(section.ends_with('\n'), "each line ends in a newline");
-    section
-        .lines()
-        .map(|line| line.split_once('=').expect("each line is key=value"))
-        .collect()
+    section.lines().map(|line| line.split_once('=').expect("each line is key=value")).collect()
 }
 
 fn source_hash() -> String {
     let script = root().join("scripts/plugin-source-hash.sh");
-    let output = Command::new(&script)
-        .output()
-        .expect("the script can be run");
-    assert!(
-        output.status.success(),
-        "{}: {}",
-        script.display(),
-        output.status
-    );
-    String::from_utf8(output.stdout)
-        .expect("a hash is text")
-        .trim()
-        .to_owned()
+    let output = Command::new(&script).output().expect("the script can be run");
+    assert!(output.status.success(), "{}: {}", script.display(), output.status);
+    String::from_utf8(output.stdout).expect("a hash is text").trim().to_owned()
 }
 
 #[test]
 fn the_committed_module_is_built_from_these_sources() {
     let module = committed_module();
     let section = section(&module);
-    let built_from = facts(&section)
-        .get("source-hash")
-        .copied()
-        .unwrap_or("unknown sources");
-    assert_eq!(
-        built_from,
-        source_hash(),
-        "the module is out of date: {ADVICE}"
-    );
+    let built_from = facts(&section).get("source-hash").copied().unwrap_or("unknown sources");
+    assert_eq!(built_from, source_hash(), "the module is out of date: {ADVICE}");
 }
 
 #[test]
@@ -100,10 +78,6 @@ fn the_committed_module_says_what_it_is() {
     let section = section(&module);
     let facts = facts(&section);
     assert_eq!(facts.get("name"), Some(&"kv"));
-    assert_eq!(
-        facts.get("version"),
-        Some(&env!("CARGO_PKG_VERSION")),
-        "{ADVICE}"
-    );
+    assert_eq!(facts.get("version"), Some(&env!("CARGO_PKG_VERSION")), "{ADVICE}");
     assert_eq!(facts.get("abi"), Some(&"1"));
 }

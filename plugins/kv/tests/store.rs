@@ -10,12 +10,7 @@ use raft_kv_sdk::{Failure, MAX_KEY_LEN, MAX_VALUE_LEN};
 type Store = TestHost<KeyValue>;
 
 fn put_command(key: &[u8], value: &[u8], expected: Option<u64>) -> Vec<u8> {
-    Command::Put(Put {
-        key,
-        value,
-        expected,
-    })
-    .encode()
+    Command::Put(Put { key, value, expected }).encode()
 }
 
 fn put_expecting(
@@ -32,37 +27,23 @@ fn put(store: &mut Store, key: &[u8], value: &[u8]) -> u64 {
 }
 
 fn delete(store: &mut Store, key: &[u8]) -> bool {
-    let response = store
-        .apply(&Command::Delete { key }.encode())
-        .expect("a delete succeeds");
+    let response = store.apply(&Command::Delete { key }.encode()).expect("a delete succeeds");
     decode_delete(&response).expect("a delete answers whether the key was there")
 }
 
 fn get(store: &mut Store, key: &[u8]) -> Option<(u64, Vec<u8>)> {
-    let response = store
-        .query(&Query::Get { key }.encode())
-        .expect("a get succeeds");
+    let response = store.query(&Query::Get { key }.encode()).expect("a get succeeds");
     let found = decode_get(&response).expect("a get answers in its format")?;
     Some((found.version, response[found.value].to_vec()))
 }
 
 fn scan_page(store: &mut Store, scan: Scan<'_>) -> (Vec<Vec<u8>>, bool) {
-    let response = store
-        .query(&Query::Scan(scan).encode())
-        .expect("a scan succeeds");
+    let response = store.query(&Query::Scan(scan).encode()).expect("a scan succeeds");
     let page = ScanPage::decode(&response).expect("a scan answers in its format");
-    (
-        page.rows().map(|row| response[row.key].to_vec()).collect(),
-        page.more(),
-    )
+    (page.rows().map(|row| response[row.key].to_vec()).collect(), page.more())
 }
 
-const ALL: Scan<'_> = Scan {
-    prefix: b"",
-    after: None,
-    max_rows: u32::MAX,
-    max_bytes: u32::MAX,
-};
+const ALL: Scan<'_> = Scan { prefix: b"", after: None, max_rows: u32::MAX, max_bytes: u32::MAX };
 
 #[test]
 fn a_value_is_there_from_its_put_to_its_delete() {
@@ -94,27 +75,12 @@ fn keys_are_any_bytes() {
         put(&mut store, key, key);
     }
     for key in keys {
-        assert_eq!(
-            get(&mut store, key).map(|(_, value)| value),
-            Some(key.to_vec())
-        );
+        assert_eq!(get(&mut store, key).map(|(_, value)| value), Some(key.to_vec()));
     }
-    assert_eq!(
-        scan_page(&mut store, ALL),
-        (keys.map(<[u8]>::to_vec).to_vec(), false)
-    );
-    let ff = Scan {
-        prefix: b"\xff",
-        ..ALL
-    };
-    assert_eq!(
-        scan_page(&mut store, ff).0,
-        [b"\xff".to_vec(), b"\xff\xff".to_vec()]
-    );
-    let after_ff = Scan {
-        after: Some(b"\xff"),
-        ..ff
-    };
+    assert_eq!(scan_page(&mut store, ALL), (keys.map(<[u8]>::to_vec).to_vec(), false));
+    let ff = Scan { prefix: b"\xff", ..ALL };
+    assert_eq!(scan_page(&mut store, ff).0, [b"\xff".to_vec(), b"\xff\xff".to_vec()]);
+    let after_ff = Scan { after: Some(b"\xff"), ..ff };
     assert_eq!(scan_page(&mut store, after_ff).0, [b"\xff\xff".to_vec()]);
 }
 
@@ -123,14 +89,9 @@ fn a_scan_gives_values_and_versions() {
     let mut store = Store::new();
     let one = put(&mut store, b"a", b"one");
     let two = put(&mut store, b"b", b"");
-    let response = store
-        .query(&Query::Scan(ALL).encode())
-        .expect("a scan succeeds");
+    let response = store.query(&Query::Scan(ALL).encode()).expect("a scan succeeds");
     let page = ScanPage::decode(&response).expect("a scan answers in its format");
-    let rows: Vec<_> = page
-        .rows()
-        .map(|row| (row.version, response[row.value].to_vec()))
-        .collect();
+    let rows: Vec<_> = page.rows().map(|row| (row.version, response[row.value].to_vec())).collect();
     assert_eq!(rows, [(one, b"one".to_vec()), (two, Vec::new())]);
 }
 
@@ -140,61 +101,27 @@ fn a_scan_keeps_to_its_prefix() {
     for key in ["a", "b", "b/1", "b/2", "b0", "c"] {
         put(&mut store, key.as_bytes(), b"v");
     }
-    let scan = Scan {
-        prefix: b"b/",
-        ..ALL
-    };
-    assert_eq!(
-        scan_page(&mut store, scan),
-        (vec![b"b/1".to_vec(), b"b/2".to_vec()], false)
-    );
-    let before_the_prefix = Scan {
-        after: Some(b"a"),
-        ..scan
-    };
+    let scan = Scan { prefix: b"b/", ..ALL };
+    assert_eq!(scan_page(&mut store, scan), (vec![b"b/1".to_vec(), b"b/2".to_vec()], false));
+    let before_the_prefix = Scan { after: Some(b"a"), ..scan };
     assert_eq!(scan_page(&mut store, before_the_prefix).0.len(), 2);
-    let beyond_the_prefix = Scan {
-        after: Some(b"c"),
-        ..scan
-    };
+    let beyond_the_prefix = Scan { after: Some(b"c"), ..scan };
     assert_eq!(scan_page(&mut store, beyond_the_prefix), (vec![], false));
-    assert_eq!(
-        scan_page(
-            &mut store,
-            Scan {
-                prefix: b"x",
-                ..ALL
-            }
-        ),
-        (vec![], false)
-    );
+    assert_eq!(scan_page(&mut store, Scan { prefix: b"x", ..ALL }), (vec![], false));
 }
 
 #[test]
 fn pages_of_any_size_add_up_to_the_whole() {
     let mut store = Store::new();
-    let keys: Vec<_> = (0..200)
-        .map(|number| format!("key{number:03}").into_bytes())
-        .collect();
+    let keys: Vec<_> = (0..200).map(|number| format!("key{number:03}").into_bytes()).collect();
     for (number, key) in keys.iter().enumerate() {
         put(&mut store, key, &vec![b'v'; number * 7]);
     }
-    for (max_rows, max_bytes) in [
-        (1, u32::MAX),
-        (7, u32::MAX),
-        (200, 1),
-        (200, 3_000),
-        (5, 900),
-    ] {
+    for (max_rows, max_bytes) in [(1, u32::MAX), (7, u32::MAX), (200, 1), (200, 3_000), (5, 900)] {
         let mut seen: Vec<Vec<u8>> = Vec::new();
         loop {
             let after = seen.last().cloned();
-            let scan = Scan {
-                prefix: b"key",
-                after: after.as_deref(),
-                max_rows,
-                max_bytes,
-            };
+            let scan = Scan { prefix: b"key", after: after.as_deref(), max_rows, max_bytes };
             let (page, more) = scan_page(&mut store, scan);
             assert!(!page.is_empty(), "every page makes progress");
             seen.extend(page);
@@ -227,10 +154,7 @@ fn limits_are_kept_and_more_is_said_only_if_there_is_more() {
         let (page, said_more) = scan_page(&mut store, scan);
         assert_eq!((page.len(), said_more), (rows, more), "{scan:?}");
     }
-    assert_eq!(
-        scan_page(&mut Store::new(), Scan { max_rows: 0, ..ALL }),
-        (vec![], false)
-    );
+    assert_eq!(scan_page(&mut Store::new(), Scan { max_rows: 0, ..ALL }), (vec![], false));
 }
 
 #[test]
@@ -238,10 +162,7 @@ fn compare_and_put_succeeds_only_on_the_version_it_expects() {
     let mut store = Store::new();
     let missing = put_expecting(&mut store, (b"k", b"v"), Some(3));
     let message = "key does not exist, expected version 3";
-    assert_eq!(
-        missing,
-        Err(Failure::new(failure::VERSION_MISMATCH, message))
-    );
+    assert_eq!(missing, Err(Failure::new(failure::VERSION_MISMATCH, message)));
 
     let first = put(&mut store, b"k", b"one");
     let second = put_expecting(&mut store, (b"k", b"two"), Some(first)).expect("it is current");
@@ -257,10 +178,7 @@ fn expecting_no_version_puts_only_an_absent_key() {
     let first = put_expecting(&mut store, (b"k", b"one"), Some(version::NONE));
     assert!(first.is_ok());
     let again = put_expecting(&mut store, (b"k", b"two"), Some(version::NONE));
-    assert_eq!(
-        again.map_err(|failure| failure.code),
-        Err(failure::VERSION_MISMATCH)
-    );
+    assert_eq!(again.map_err(|failure| failure.code), Err(failure::VERSION_MISMATCH));
     delete(&mut store, b"k");
     assert!(put_expecting(&mut store, (b"k", b"two"), Some(version::NONE)).is_ok());
 }
@@ -268,24 +186,15 @@ fn expecting_no_version_puts_only_an_absent_key() {
 #[test]
 fn compare_and_put_notices_an_overwrite_within_the_same_entry() {
     let mut store = Store::new();
-    let entry = [
-        put_command(b"k", b"one", None),
-        put_command(b"k", b"two", None),
-    ];
+    let entry = [put_command(b"k", b"one", None), put_command(b"k", b"two", None)];
     let versions: Vec<_> = store
         .apply_entry(&entry)
         .into_iter()
         .map(|result| decode_put(&result.expect("a put succeeds")).expect("it has a version"))
         .collect();
-    assert_eq!(
-        version::log_index(versions[0]),
-        version::log_index(versions[1])
-    );
+    assert_eq!(version::log_index(versions[0]), version::log_index(versions[1]));
     let of_the_first_caller = put_expecting(&mut store, (b"k", b"three"), Some(versions[0]));
-    assert_eq!(
-        of_the_first_caller.map_err(|f| f.code),
-        Err(failure::VERSION_MISMATCH)
-    );
+    assert_eq!(of_the_first_caller.map_err(|f| f.code), Err(failure::VERSION_MISMATCH));
     assert_eq!(get(&mut store, b"k"), Some((versions[1], b"two".to_vec())));
     assert!(put_expecting(&mut store, (b"k", b"three"), Some(versions[1])).is_ok());
 }
@@ -299,39 +208,20 @@ fn compare_and_put_notices_a_key_deleted_and_put_again_in_the_same_entry() {
         put_command(b"k", b"one", None),
     ];
     let results = store.apply_entry(&entry);
-    let first = results[0]
-        .as_deref()
-        .map(decode_put)
-        .expect("a put succeeds");
-    let stale = put_expecting(
-        &mut store,
-        (b"k", b"two"),
-        Some(first.expect("it has a version")),
-    );
-    assert_eq!(
-        stale.map_err(|failure| failure.code),
-        Err(failure::VERSION_MISMATCH)
-    );
+    let first = results[0].as_deref().map(decode_put).expect("a put succeeds");
+    let stale = put_expecting(&mut store, (b"k", b"two"), Some(first.expect("it has a version")));
+    assert_eq!(stale.map_err(|failure| failure.code), Err(failure::VERSION_MISMATCH));
 }
 
 #[test]
 fn only_one_of_two_rivals_in_an_entry_wins() {
     let mut store = Store::new();
     let base = put(&mut store, b"k", b"base");
-    let rivals = [
-        put_command(b"k", b"one", Some(base)),
-        put_command(b"k", b"two", Some(base)),
-    ];
+    let rivals = [put_command(b"k", b"one", Some(base)), put_command(b"k", b"two", Some(base))];
     let results = store.apply_entry(&rivals);
     assert!(results[0].is_ok());
-    assert_eq!(
-        results[1].as_ref().map_err(|failure| failure.code),
-        Err(failure::VERSION_MISMATCH)
-    );
-    assert_eq!(
-        get(&mut store, b"k").map(|(_, value)| value),
-        Some(b"one".to_vec())
-    );
+    assert_eq!(results[1].as_ref().map_err(|failure| failure.code), Err(failure::VERSION_MISMATCH));
+    assert_eq!(get(&mut store, b"k").map(|(_, value)| value), Some(b"one".to_vec()));
 }
 
 #[test]
@@ -346,41 +236,19 @@ fn every_truncation_fails_with_a_message_or_is_a_shorter_value_or_key() {
         for len in 0..command.len() {
             let result = store.apply(&command[..len]);
             let malformed = matches!(&result, Err(why) if why.code == failure::MALFORMED && !why.message.is_empty());
-            assert_eq!(
-                malformed,
-                len < fixed,
-                "{len} bytes of {command:?}: {result:?}"
-            );
+            assert_eq!(malformed, len < fixed, "{len} bytes of {command:?}: {result:?}");
         }
     }
     let queries = [
         (Query::Get { key: b"key" }.encode(), 1),
-        (
-            Query::Scan(Scan {
-                prefix: b"key",
-                ..ALL
-            })
-            .encode(),
-            1 + 1 + 4 + 4 + 4 + 3,
-        ),
-        (
-            Query::Scan(Scan {
-                after: Some(b"k"),
-                ..ALL
-            })
-            .encode(),
-            1 + 1 + 4 + 4 + 4,
-        ),
+        (Query::Scan(Scan { prefix: b"key", ..ALL }).encode(), 1 + 1 + 4 + 4 + 4 + 3),
+        (Query::Scan(Scan { after: Some(b"k"), ..ALL }).encode(), 1 + 1 + 4 + 4 + 4),
     ];
     for (query, fixed) in queries {
         for len in 0..query.len() {
             let result = store.query(&query[..len]);
             let malformed = matches!(&result, Err(why) if why.code == failure::MALFORMED);
-            assert_eq!(
-                malformed,
-                len < fixed,
-                "{len} bytes of {query:?}: {result:?}"
-            );
+            assert_eq!(malformed, len < fixed, "{len} bytes of {query:?}: {result:?}");
         }
     }
 }
@@ -395,34 +263,16 @@ fn what_the_host_would_trap_on_is_refused() {
         store.apply(&put_command(b"k", &large, None)),
         store.apply(&Command::Delete { key: &long }.encode()),
         store.query(&Query::Get { key: &long }.encode()),
-        store.query(
-            &Query::Scan(Scan {
-                prefix: &long,
-                ..ALL
-            })
-            .encode(),
-        ),
-        store.query(
-            &Query::Scan(Scan {
-                after: Some(&long),
-                ..ALL
-            })
-            .encode(),
-        ),
+        store.query(&Query::Scan(Scan { prefix: &long, ..ALL }).encode()),
+        store.query(&Query::Scan(Scan { after: Some(&long), ..ALL }).encode()),
         store.apply(&Query::Get { key: b"k" }.encode()),
         store.query(&put_command(b"k", b"v", None)),
     ];
     for result in refused {
-        assert_eq!(
-            result.map_err(|failure| failure.code),
-            Err(failure::MALFORMED)
-        );
+        assert_eq!(result.map_err(|failure| failure.code), Err(failure::MALFORMED));
     }
     put(&mut store, &long[1..], &large[1..]);
-    assert_eq!(
-        get(&mut store, &long[1..]).map(|(_, value)| value.len()),
-        Some(MAX_VALUE_LEN - 8)
-    );
+    assert_eq!(get(&mut store, &long[1..]).map(|(_, value)| value.len()), Some(MAX_VALUE_LEN - 8));
 }
 
 #[test]
@@ -435,10 +285,7 @@ fn data_of_another_plugin_is_a_failure_not_a_panic() {
         store.apply(&put_command(b"k", b"v", Some(1))),
     ];
     for result in failures {
-        assert_eq!(
-            result.map_err(|failure| failure.code),
-            Err(failure::FOREIGN_VALUE)
-        );
+        assert_eq!(result.map_err(|failure| failure.code), Err(failure::FOREIGN_VALUE));
     }
     put(&mut store, b"k", b"ours now");
     assert!(get(&mut store, b"k").is_some());

@@ -21,24 +21,14 @@ pub async fn run(args: Args, out: &mut impl Write) -> Result<(), Failure> {
         .endpoints(args.endpoints)
         .request_timeout(args.timeout)
         .connect_timeout(args.timeout);
-    let session = Session {
-        builder,
-        output: args.output,
-        out,
-    };
+    let session = Session { builder, output: args.output, out };
     match args.command {
-        Command::Put {
-            key,
-            value,
-            expected_version,
-        } => session.put(key.bytes()?, value, expected_version).await,
+        Command::Put { key, value, expected_version } => {
+            session.put(key.bytes()?, value, expected_version).await
+        }
         Command::Get { key, stale } => session.get(key.bytes()?, stale).await,
         Command::Delete { key } => session.delete(key.bytes()?).await,
-        Command::Scan {
-            prefix,
-            limit,
-            stale,
-        } => session.scan(prefix, limit, stale).await,
+        Command::Scan { prefix, limit, stale } => session.scan(prefix, limit, stale).await,
         Command::Status => session.status().await,
     }
 }
@@ -154,9 +144,7 @@ fn read_stdin() -> Result<Vec<u8>, Failure> {
     let mut value = Vec::new();
     match io::stdin().lock().read_to_end(&mut value) {
         Ok(_) => Ok(value),
-        Err(error) => Err(Failure::BadUsage(format!(
-            "cannot read the value from stdin: {error}"
-        ))),
+        Err(error) => Err(Failure::BadUsage(format!("cannot read the value from stdin: {error}"))),
     }
 }
 

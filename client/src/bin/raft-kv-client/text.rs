@@ -5,9 +5,8 @@ use std::fmt::Write;
 use raft_kv_client::{ShardStatus, StatusResponse};
 
 /// The columns of the table of shards.
-const COLUMNS: [&str; 8] = [
-    "SHARD", "SLOTS", "LEADER", "ROLE", "TERM", "COMMIT", "APPLIED", "PLUGIN",
-];
+const COLUMNS: [&str; 8] =
+    ["SHARD", "SLOTS", "LEADER", "ROLE", "TERM", "COMMIT", "APPLIED", "PLUGIN"];
 
 /// Bytes as text that is on one line, free of control characters, and different
 /// for different bytes: a backslash begins an escape, as in Rust.
@@ -56,10 +55,7 @@ pub fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
     let (pairs, []) = text.as_chunks::<2>() else {
         return None;
     };
-    pairs
-        .iter()
-        .map(|[high, low]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok())
-        .collect()
+    pairs.iter().map(|[high, low]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()).collect()
 }
 
 /// What a node knows, as a few lines and a table of its shards.
@@ -81,11 +77,7 @@ pub fn status(status: &StatusResponse) -> String {
     text.push('\n');
     text.push_str(&table(&rows));
 
-    for shard in status
-        .shards
-        .iter()
-        .filter(|shard| !shard.reason.is_empty())
-    {
+    for shard in status.shards.iter().filter(|shard| !shard.reason.is_empty()) {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{} does not serve: {}", shard.name, shard.reason);
     }

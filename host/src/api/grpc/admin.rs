@@ -35,7 +35,8 @@ fn response(status: NodeStatus) -> v1::StatusResponse {
 }
 
 fn shard(shard: ShardStatus) -> v1::ShardStatus {
-    let range = |slots: &crate::service::Slots| v1::SlotRange { start: slots.start, end: slots.end };
+    let range =
+        |slots: &crate::service::Slots| v1::SlotRange { start: slots.start, end: slots.end };
     v1::ShardStatus {
         slots: shard.slots.iter().map(range).collect(),
         name: shard.name,

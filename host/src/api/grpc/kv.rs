@@ -73,8 +73,11 @@ impl Kv for KvApi {
         request: Request<v1::BatchRequest>,
     ) -> Result<Response<v1::BatchResponse>, Status> {
         let operations = request.into_inner().operations;
-        let operations =
-            operations.into_iter().enumerate().map(|(place, o)| operation(place, o)).collect::<Result<_, _>>()?;
+        let operations = operations
+            .into_iter()
+            .enumerate()
+            .map(|(place, o)| operation(place, o))
+            .collect::<Result<_, _>>()?;
         let replies = self.service.batch(operations).await.map_err(status_of)?;
         let results = replies.into_iter().map(operation_result).collect();
         Ok(Response::new(v1::BatchResponse { results }))

@@ -168,17 +168,14 @@ fn parse(request: Option<ProtoRequest>) -> Result<service::Request, ServiceError
             Ok(service::Request { key, payload: command, kind: RequestKind::Apply })
         }
         Some(ProtoRequest::Query(v1::QueryRequest { key, request, consistency: number })) => {
-            let invalid = |status: Status| {
-                ServiceError::invalid("consistency", "0 or 1", status.message())
-            };
+            let invalid =
+                |status: Status| ServiceError::invalid("consistency", "0 or 1", status.message());
             let kind = RequestKind::Query(consistency(number).map_err(invalid)?);
             Ok(service::Request { key, payload: request, kind })
         }
-        None => Err(ServiceError::invalid(
-            "request",
-            "an apply or a query",
-            "the request is empty",
-        )),
+        None => {
+            Err(ServiceError::invalid("request", "an apply or a query", "the request is empty"))
+        }
     }
 }
 

@@ -61,11 +61,11 @@ fn consistency(stale: bool) -> Consistency {
 
 /// Bytes from their percent-encoded form, of whatever encoding they are.
 fn decode(text: &str, what: &str) -> Result<Bytes, ApiError> {
-    let digits = |rest: &str| {
-        rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit)
-    };
+    let digits =
+        |rest: &str| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
     if text.split('%').skip(1).any(|rest| !digits(rest)) {
-        let message = format!("the {what} is not percent-encoded: '%' needs two hex digits after it");
+        let message =
+            format!("the {what} is not percent-encoded: '%' needs two hex digits after it");
         return Err(ApiError::bad_request(message));
     }
     Ok(percent_decode_str(text).collect::<Vec<u8>>().into())

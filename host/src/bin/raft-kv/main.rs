@@ -41,10 +41,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let runtime = Builder::new_multi_thread()
-        .enable_all()
-        .thread_stack_size(THREAD_STACK_BYTES)
-        .build();
+    let runtime =
+        Builder::new_multi_thread().enable_all().thread_stack_size(THREAD_STACK_BYTES).build();
     let code = match runtime {
         Ok(runtime) => start(&runtime, settings),
         Err(error) => complain(&format!("cannot start the runtime: {error}"), FAILED),

@@ -123,8 +123,7 @@ impl Settings {
                     .map_err(|error| format!("--config {}: {error}", path.display()))?
             }
         };
-        let node_id =
-            arguments.node_id.or(file.node_id).unwrap_or_else(|| "node1".to_owned());
+        let node_id = arguments.node_id.or(file.node_id).unwrap_or_else(|| "node1".to_owned());
         let host = arguments.host.or(file.host).unwrap_or_else(|| "127.0.0.1".to_owned());
         let port = arguments.port.or(file.port).unwrap_or(5001);
         if let Some(cluster) = &arguments.cluster {

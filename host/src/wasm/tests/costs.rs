@@ -88,7 +88,7 @@ fn scans_cost_by_the_row() {
     let next = |cap: u32| {
         format!("{open} (drop (call $scan_next (i32.const 0) (i32.const 0) (i32.const {cap})))")
     };
-    let (opened, row) = (6 + 50, 200 + (8 + 8 + 24) / 8);
+    let (opened, row) = (6 + 50 + 2000, 200 + (8 + 8 + 24) / 8);
     costs(open, opened);
     costs(&next(100), opened + 4 + 50 + 2 * row);
     costs(&next(79), opened + 4 + 50 + row);

@@ -24,10 +24,8 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn bytes(&mut self, len: u32, part: &'static str) -> Result<&'a [u8], Malformed> {
-        let (bytes, rest) = self
-            .0
-            .split_at_checked(len as usize)
-            .ok_or(Malformed::Truncated(part))?;
+        let (bytes, rest) =
+            self.0.split_at_checked(len as usize).ok_or(Malformed::Truncated(part))?;
         self.0 = rest;
         Ok(bytes)
     }
@@ -37,10 +35,7 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self, part: &'static str) -> Result<[u8; N], Malformed> {
-        let (bytes, rest) = self
-            .0
-            .split_first_chunk()
-            .ok_or(Malformed::Truncated(part))?;
+        let (bytes, rest) = self.0.split_first_chunk().ok_or(Malformed::Truncated(part))?;
         self.0 = rest;
         Ok(*bytes)
     }
@@ -48,9 +43,5 @@ impl<'a> Reader<'a> {
 
 /// Refuses flags other than `known`, so that a new flag is never silently dropped by an old plugin.
 pub(super) const fn check_flags(flags: u8, known: u8) -> Result<(), Malformed> {
-    if flags & !known == 0 {
-        Ok(())
-    } else {
-        Err(Malformed::UnknownFlags(flags))
-    }
+    if flags & !known == 0 { Ok(()) } else { Err(Malformed::UnknownFlags(flags)) }
 }

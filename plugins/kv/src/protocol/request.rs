@@ -71,11 +71,7 @@ impl<'a> Command<'a> {
     pub fn encode_into(&self, bytes: &mut Vec<u8>) {
         bytes.reserve(self.encoded_len());
         match *self {
-            Self::Put(Put {
-                key,
-                value,
-                expected,
-            }) => {
+            Self::Put(Put { key, value, expected }) => {
                 bytes.push(PUT);
                 match expected {
                     Some(version) => {
@@ -98,11 +94,7 @@ impl<'a> Command<'a> {
     #[must_use]
     pub const fn encoded_len(&self) -> usize {
         match self {
-            Self::Put(Put {
-                key,
-                value,
-                expected,
-            }) => {
+            Self::Put(Put { key, value, expected }) => {
                 let expected_len = if expected.is_some() { 8 } else { 0 };
                 1 + 1 + expected_len + 4 + key.len() + value.len()
             }
@@ -131,11 +123,7 @@ impl<'a> Command<'a> {
                 };
                 let key_len = reader.u32("length of the key")?;
                 let key = reader.bytes(key_len, "key")?;
-                Ok(Self::Put(Put {
-                    key,
-                    value: reader.rest(),
-                    expected,
-                }))
+                Ok(Self::Put(Put { key, value: reader.rest(), expected }))
             }
             DELETE => Ok(Self::Delete { key: reader.rest() }),
             tag => Err(Malformed::UnknownTag(tag)),
@@ -155,12 +143,7 @@ impl<'a> Query<'a> {
                 bytes.push(GET);
                 bytes.extend_from_slice(key);
             }
-            Self::Scan(Scan {
-                prefix,
-                after,
-                max_rows,
-                max_bytes,
-            }) => {
+            Self::Scan(Scan { prefix, after, max_rows, max_bytes }) => {
                 bytes.push(SCAN);
                 bytes.push(if after.is_some() { HAS_AFTER } else { 0 });
                 bytes.extend_from_slice(&max_rows.to_le_bytes());
@@ -211,12 +194,7 @@ impl<'a> Query<'a> {
                     return Err(Malformed::Trailing("prefix"));
                 }
                 let after = (flags & HAS_AFTER != 0).then_some(rest);
-                Ok(Self::Scan(Scan {
-                    prefix,
-                    after,
-                    max_rows,
-                    max_bytes,
-                }))
+                Ok(Self::Scan(Scan { prefix, after, max_rows, max_bytes }))
             }
             tag => Err(Malformed::UnknownTag(tag)),
         }

@@ -51,10 +51,7 @@ pub fn decode_get(response: &[u8]) -> Result<Option<Found>, Malformed> {
         return Ok(None);
     }
     let version = Reader::new(response).u64("version")?;
-    Ok(Some(Found {
-        version,
-        value: size_of_val(&version)..response.len(),
-    }))
+    Ok(Some(Found { version, value: size_of_val(&version)..response.len() }))
 }
 
 /// The response to a scan, checked as a whole when it is decoded.
@@ -108,11 +105,7 @@ impl<'a> PageWriter<'a> {
     /// Begins a page in the empty `page`.
     pub fn new(page: &'a mut Vec<u8>, max_rows: u32, max_bytes: u32) -> Self {
         page.push(u8::from(false));
-        Self {
-            page,
-            rows_left: max_rows,
-            max_bytes: max_bytes as usize,
-        }
+        Self { page, rows_left: max_rows, max_bytes: max_bytes as usize }
     }
 
     /// Appends a row if the limits allow it; else marks the page as having more to come and says
@@ -126,10 +119,8 @@ impl<'a> PageWriter<'a> {
         }
         self.rows_left -= 1;
         self.page.reserve(len);
-        self.page
-            .extend_from_slice(&(key.len() as u32).to_le_bytes());
-        self.page
-            .extend_from_slice(&(value.len() as u32).to_le_bytes());
+        self.page.extend_from_slice(&(key.len() as u32).to_le_bytes());
+        self.page.extend_from_slice(&(value.len() as u32).to_le_bytes());
         self.page.extend_from_slice(&version.to_le_bytes());
         self.page.extend_from_slice(key);
         self.page.extend_from_slice(value);
@@ -147,11 +138,7 @@ fn row(page: &[u8], at: usize) -> Result<PageRow, Malformed> {
     reader.bytes(value_len, "value of a row")?;
     let key_at = at + ROW_HEADER;
     let value_at = key_at + key_len as usize;
-    Ok(PageRow {
-        key: key_at..value_at,
-        value: value_at..value_at + value_len as usize,
-        version,
-    })
+    Ok(PageRow { key: key_at..value_at, value: value_at..value_at + value_len as usize, version })
 }
 
 fn bool(reader: &mut Reader<'_>, part: &'static str) -> Result<bool, Malformed> {
@@ -163,9 +150,5 @@ fn bool(reader: &mut Reader<'_>, part: &'static str) -> Result<bool, Malformed> 
 }
 
 fn end(reader: Reader<'_>, after: &'static str) -> Result<(), Malformed> {
-    if reader.rest().is_empty() {
-        Ok(())
-    } else {
-        Err(Malformed::Trailing(after))
-    }
+    if reader.rest().is_empty() { Ok(()) } else { Err(Malformed::Trailing(after)) }
 }

@@ -6,59 +6,30 @@ use super::*;
 fn commands() -> Vec<(Command<'static>, &'static [u8])> {
     vec![
         (
-            Command::Put(Put {
-                key: b"ke",
-                value: b"value",
-                expected: None,
-            }),
+            Command::Put(Put { key: b"ke", value: b"value", expected: None }),
             b"\x01\x00\x02\0\0\0kevalue",
         ),
         (
-            Command::Put(Put {
-                key: b"ke",
-                value: b"",
-                expected: Some(0x0102),
-            }),
+            Command::Put(Put { key: b"ke", value: b"", expected: Some(0x0102) }),
             b"\x01\x01\x02\x01\0\0\0\0\0\0\x02\0\0\0ke",
         ),
-        (
-            Command::Put(Put {
-                key: b"",
-                value: b"\xff",
-                expected: None,
-            }),
-            b"\x01\x00\0\0\0\0\xff",
-        ),
+        (Command::Put(Put { key: b"", value: b"\xff", expected: None }), b"\x01\x00\0\0\0\0\xff"),
         (Command::Delete { key: b"k\0\xff" }, b"\x02k\0\xff"),
     ]
 }
 
 /// Every query once, with its bytes.
 fn queries() -> Vec<(Query<'static>, &'static [u8])> {
-    let scan = Scan {
-        prefix: b"pre",
-        after: None,
-        max_rows: 3,
-        max_bytes: 0x0400,
-    };
+    let scan = Scan { prefix: b"pre", after: None, max_rows: 3, max_bytes: 0x0400 };
     vec![
         (Query::Get { key: b"key" }, b"\x10key"),
+        (Query::Scan(scan), b"\x11\x00\x03\0\0\0\0\x04\0\0\x03\0\0\0pre"),
         (
-            Query::Scan(scan),
-            b"\x11\x00\x03\0\0\0\0\x04\0\0\x03\0\0\0pre",
-        ),
-        (
-            Query::Scan(Scan {
-                after: Some(b"prey"),
-                ..scan
-            }),
+            Query::Scan(Scan { after: Some(b"prey"), ..scan }),
             b"\x11\x01\x03\0\0\0\0\x04\0\0\x03\0\0\0preprey",
         ),
         (
-            Query::Scan(Scan {
-                after: Some(b""),
-                ..scan
-            }),
+            Query::Scan(Scan { after: Some(b""), ..scan }),
             b"\x11\x01\x03\0\0\0\0\x04\0\0\x03\0\0\0pre",
         ),
     ]
@@ -103,16 +74,9 @@ fn a_fixed_part_cut_short_is_named() {
         (14, "key"),
         (15, "key"),
     ] {
-        assert_eq!(
-            Command::decode(&put[..len]),
-            Err(Malformed::Truncated(part)),
-            "{len} bytes"
-        );
+        assert_eq!(Command::decode(&put[..len]), Err(Malformed::Truncated(part)), "{len} bytes");
     }
-    assert_eq!(
-        Malformed::Truncated("key").to_string(),
-        "the bytes end within the key"
-    );
+    assert_eq!(Malformed::Truncated("key").to_string(), "the bytes end within the key");
 }
 
 #[test]
@@ -125,14 +89,8 @@ fn unknown_tags_and_flags_are_refused() {
             assert_eq!(Query::decode(&[tag, 0]), Err(Malformed::UnknownTag(tag)));
         }
     }
-    assert_eq!(
-        Command::decode(b"\x01\x02\0\0\0\0"),
-        Err(Malformed::UnknownFlags(2))
-    );
-    assert_eq!(
-        Query::decode(b"\x11\x81"),
-        Err(Malformed::UnknownFlags(0x81))
-    );
+    assert_eq!(Command::decode(b"\x01\x02\0\0\0\0"), Err(Malformed::UnknownFlags(2)));
+    assert_eq!(Query::decode(b"\x11\x81"), Err(Malformed::UnknownFlags(0x81)));
     let trailing = b"\x11\x00\x03\0\0\0\0\x04\0\0\x01\0\0\0pq";
     assert_eq!(Query::decode(trailing), Err(Malformed::Trailing("prefix")));
 }
@@ -148,38 +106,17 @@ fn a_length_beyond_the_end_is_no_reason_to_allocate_or_panic() {
 #[test]
 fn responses_decode_to_ranges() {
     assert_eq!(decode_put(b"\x07\0\0\0\0\0\0\0"), Ok(7));
-    assert_eq!(
-        decode_put(b"\x07\0\0\0\0\0\0"),
-        Err(Malformed::Truncated("version"))
-    );
-    assert_eq!(
-        decode_put(b"\x07\0\0\0\0\0\0\0\0"),
-        Err(Malformed::Trailing("version"))
-    );
+    assert_eq!(decode_put(b"\x07\0\0\0\0\0\0"), Err(Malformed::Truncated("version")));
+    assert_eq!(decode_put(b"\x07\0\0\0\0\0\0\0\0"), Err(Malformed::Trailing("version")));
     assert_eq!(decode_delete(b"\x01"), Ok(true));
     assert_eq!(decode_delete(b"\x00"), Ok(false));
     assert_eq!(decode_delete(b"\x02"), Err(Malformed::NotABool(2)));
     assert!(decode_delete(b"").is_err());
     assert!(decode_delete(b"\x01\x01").is_err());
     assert_eq!(decode_get(b""), Ok(None));
-    assert_eq!(
-        decode_get(b"\x07\0\0\0\0\0\0\0v"),
-        Ok(Some(Found {
-            version: 7,
-            value: 8..9
-        }))
-    );
-    assert_eq!(
-        decode_get(b"\x07\0\0\0\0\0\0\0"),
-        Ok(Some(Found {
-            version: 7,
-            value: 8..8
-        }))
-    );
-    assert_eq!(
-        decode_get(b"\x07\0\0"),
-        Err(Malformed::Truncated("version"))
-    );
+    assert_eq!(decode_get(b"\x07\0\0\0\0\0\0\0v"), Ok(Some(Found { version: 7, value: 8..9 })));
+    assert_eq!(decode_get(b"\x07\0\0\0\0\0\0\0"), Ok(Some(Found { version: 7, value: 8..8 })));
+    assert_eq!(decode_get(b"\x07\0\0"), Err(Malformed::Truncated("version")));
 }
 
 #[test]
@@ -195,47 +132,24 @@ fn a_page_reads_back_as_written_and_no_part_of_a_row_does() {
     assert!(page.more());
     let rows: Vec<_> = page
         .rows()
-        .map(|row| {
-            (
-                bytes[row.key].to_vec(),
-                row.version,
-                bytes[row.value].to_vec(),
-            )
-        })
+        .map(|row| (bytes[row.key].to_vec(), row.version, bytes[row.value].to_vec()))
         .collect();
-    let expected = [
-        (b"a".to_vec(), 7, b"one".to_vec()),
-        (b"\xff\0".to_vec(), 8, Vec::new()),
-    ];
+    let expected = [(b"a".to_vec(), 7, b"one".to_vec()), (b"\xff\0".to_vec(), 8, Vec::new())];
     assert_eq!(rows, expected);
 
     for len in 0..bytes.len() {
         let whole_rows_only = len == 1 || len == one_row;
-        assert_eq!(
-            ScanPage::decode(&bytes[..len]).is_ok(),
-            whole_rows_only,
-            "{len} bytes"
-        );
+        assert_eq!(ScanPage::decode(&bytes[..len]).is_ok(), whole_rows_only, "{len} bytes");
     }
 }
 
 #[test]
 fn versions_grow_with_the_log_and_within_an_entry() {
     let last = (1 << 20) - 1;
-    let in_order = [
-        (1, 0),
-        (1, 1),
-        (1, last),
-        (2, 0),
-        (1 << 40, 5),
-        ((1 << 44) - 1, last),
-    ];
+    let in_order = [(1, 0), (1, 1), (1, last), (2, 0), (1 << 40, 5), ((1 << 44) - 1, last)];
     let versions = in_order.map(|(index, position)| {
         let version = version::pack(index, position).expect("within the limits");
-        assert_eq!(
-            (version::log_index(version), version::position(version)),
-            (index, position)
-        );
+        assert_eq!((version::log_index(version), version::position(version)), (index, position));
         version
     });
     assert!(versions.is_sorted_by(|one, next| one < next));
