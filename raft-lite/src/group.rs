@@ -215,10 +215,10 @@ impl Group {
         };
         let kind = message.get_msg_type();
         match kind {
-            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
-                if message.context != TRANSFER_CONTEXT && self.gate_closed(now) {
-                    return Ok(());
-                }
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+                if message.context != TRANSFER_CONTEXT && self.gate_closed(now) =>
+            {
+                return Ok(());
             }
             MessageType::MsgHeartbeat if message.term >= self.node.raft.term => {
                 let (commit, last) = (Index(message.commit), self.last_index());

@@ -24,7 +24,7 @@ const CACHE_LIMIT_BYTES: usize = 16 << 20;
 pub(crate) struct GroupStorage {
     group: GroupId,
     log: Arc<dyn LogStore>,
-    voters: ConfState,
+    conf_state: ConfState,
     hard_state: HardState,
     start: LogPosition,
     last: LogPosition,
@@ -41,14 +41,13 @@ impl GroupStorage {
         state: LogState,
         applied: Index,
     ) -> Self {
-        let mut conf_state = ConfState::default();
-        conf_state.voters = voters.into_iter().map(|replica| replica.0).collect();
+        let voters = voters.into_iter().map(|replica| replica.0).collect();
         let mut hard_state = state.hard_state;
         hard_state.commit = hard_state.commit.max(applied);
         GroupStorage {
             group,
             log,
-            voters: conf_state,
+            conf_state: ConfState { voters, ..ConfState::default() },
             hard_state,
             start: state.start,
             last: state.last,
@@ -154,7 +153,7 @@ impl Storage for GroupStorage {
             commit: self.hard_state.commit.0,
             ..Default::default()
         };
-        Ok(RaftState::new(hard_state, self.voters.clone()))
+        Ok(RaftState::new(hard_state, self.conf_state.clone()))
     }
 
     fn entries(

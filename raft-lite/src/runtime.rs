@@ -123,7 +123,7 @@ impl MultiRaft {
         &self,
         count: usize,
         state_machine: &Arc<dyn StateMachine>,
-    ) -> Result<(Vec<Sender<ApplyTask>>, Vec<JoinHandle<()>>), StartError> {
+    ) -> Result<Appliers, StartError> {
         let mut queues = Vec::new();
         let mut threads = Vec::new();
         for i in 0..count {
@@ -155,10 +155,7 @@ impl MultiRaft {
             return reply(Err(RequestError::Overloaded));
         };
         let reply = PendingReply::new(reply, permit);
-        let input = Input::Propose(PendingProposal { group, commands, reply });
-        if let Err(Input::Propose(refused)) = self.send(group, input) {
-            refused.reply.send(Err(RequestError::Overloaded));
-        }
+        self.send(group, Input::Propose(PendingProposal { group, commands, reply }));
     }
 
     /// Asks for a linearizable read; see [`ReadReply`](crate::ReadReply).
@@ -166,16 +163,12 @@ impl MultiRaft {
         if let Some(error) = self.refusal(group) {
             return reply(Err(error));
         }
-        let input = Input::Read(group, PendingRead::new(reply));
-        if let Err(Input::Read(_, refused)) = self.send(group, input) {
-            refused.send(Err(RequestError::Overloaded));
-        }
+        self.send(group, Input::Read(group, PendingRead::new(reply)));
     }
 
     /// Takes in a message from another node. It may be dropped, like on the way.
     pub fn deliver(&self, message: RaftMessage) {
-        // A full inbox drops it: Raft sends it again.
-        let _ = self.send(message.group(), Input::Message(message));
+        self.send(message.group(), Input::Message(message));
     }
 
     /// The state of a group's replica on this node, if there is one.
@@ -223,12 +216,12 @@ impl MultiRaft {
         }
     }
 
-    fn send(&self, group: GroupId, input: Input) -> Result<(), Input> {
+    /// Puts an input into its worker's inbox, or refuses it.
+    fn send(&self, group: GroupId, input: Input) {
         match self.inboxes[index_of(group, self.inboxes.len())].try_send(input) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(input)) => Err(input),
+            Err(TrySendError::Full(input)) => input.refuse(),
             // Dropping a request answers it: the node is stopping.
-            Err(TrySendError::Disconnected(_)) => Ok(()),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
         }
     }
 }
@@ -244,6 +237,10 @@ fn index_of(group: GroupId, count: usize) -> usize {
     (group.0 % count as u64) as usize
 }
 
+/// The appliers' queues and threads.
+type Appliers = (Vec<Sender<ApplyTask>>, Vec<JoinHandle<()>>);
+
+/// The replicas that can run, with their logs, and those that can not.
 pub(crate) type Prepared = (Vec<(GroupDescriptor, LogState)>, BTreeMap<GroupId, Arc<GroupShared>>);
 
 /// Makes logs for new replicas, removes those nobody owns, and quarantines

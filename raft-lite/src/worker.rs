@@ -48,6 +48,18 @@ pub(crate) enum Input {
     Stop,
 }
 
+impl Input {
+    /// There is no room for it.
+    pub(crate) fn refuse(self) {
+        match self {
+            Input::Propose(proposal) => proposal.reply.send(Err(RequestError::Overloaded)),
+            Input::Read(_, read) => read.send(Err(RequestError::Overloaded)),
+            // Raft sends its messages again.
+            Input::Message(_) | Input::Wake(_) | Input::Stop => {}
+        }
+    }
+}
+
 /// What a worker is made of; a simulator gives its own.
 #[derive(Clone)]
 pub(crate) struct WorkerParts {
@@ -232,10 +244,10 @@ impl Worker {
                 self.touch(id);
             }
         }
-        if self.ticks % COMPACT_INTERVAL_TICKS == 0 {
+        if self.ticks.is_multiple_of(COMPACT_INTERVAL_TICKS) {
             self.compact(self.parts.config.compact_threshold_entries, None)?;
         }
-        if self.reclaims && self.ticks % RECLAIM_INTERVAL_TICKS == 0 {
+        if self.reclaims && self.ticks.is_multiple_of(RECLAIM_INTERVAL_TICKS) {
             let in_the_way = self.parts.log.reclaim()?;
             self.compact(1, Some(&in_the_way))?;
         }

@@ -64,11 +64,19 @@ pub fn copy_folder(from: &Path, to: &Path) {
 /// # Panics
 /// If there is none.
 pub fn newest_raft_log(data_dir: &Path) -> PathBuf {
-    let files = files_below(data_dir).into_iter();
     // Their names are numbers of equal length.
-    let logs = files.filter(|file| file.extension().is_some_and(|suffix| suffix == "raftlog"));
-    let newest = logs.max_by_key(|file| file.file_name().map(ToOwned::to_owned));
-    data_dir.join(newest.expect("there is a Raft log"))
+    let logs = files_with_suffix(data_dir, "raftlog").into_iter();
+    logs.max_by_key(|file| file.file_name().map(ToOwned::to_owned)).expect("there is a Raft log")
+}
+
+/// The files below a folder whose names end in this suffix.
+///
+/// # Panics
+/// If the folder cannot be read.
+pub fn files_with_suffix(folder: &Path, suffix: &str) -> Vec<PathBuf> {
+    let files = files_below(folder).into_iter();
+    let files = files.filter(|file| file.extension().is_some_and(|found| found == suffix));
+    files.map(|file| folder.join(file)).collect()
 }
 
 /// How much of a file is used: what comes after is zeros, set aside for later.

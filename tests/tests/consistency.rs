@@ -11,7 +11,7 @@ use std::{
 use raft_kv_client::RaftKVClient;
 use raft_kv_tests::{
     Load, Node, NodeOptions, Signal,
-    files::{copy_folder, cut, flip_byte, newest_raft_log, used_length},
+    files::{copy_folder, cut, files_with_suffix, flip_byte, newest_raft_log, used_length},
     http, wait_for,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -279,4 +279,53 @@ async fn a_copy_of_a_running_nodes_folder_is_a_crash_and_starts() {
     let copied = NodeOptions::new().data_dir(copy.path()).start();
     assert_eq!(read_all(&copied).await, (KEYS, 0, 0));
     assert_eq!(read_all(&node).await, (KEYS, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_state_file_never_serves_wrong_data() {
+    let mut generator = generator();
+    let mut node = node_with_keys().await;
+    node.stop();
+    let files = files_with_suffix(node.data_dir(), "sst");
+    assert!(!files.is_empty(), "an orderly stop brings the state to the disk");
+    for file in files {
+        // Most of it is data, so most of the damage is done there.
+        let offset = generator.random_range(0..used_length(&file));
+        flip_byte(&file, offset);
+    }
+    match start_damaged(&mut node) {
+        Outcome::Refused(line) => println!("refused: {line}"),
+        Outcome::Serves { quarantined } => {
+            let (found, absent, refused) = read_all(&node).await;
+            println!("quarantined: {quarantined:?}; {found} found, {refused} refused");
+            assert_eq!(absent, 0, "acknowledged writes are said not to exist");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_values_survive_kills_in_the_middle_of_flushes() {
+    const SIZE: usize = 2 << 20;
+    const KEYS: usize = 10;
+    let mut generator = generator();
+    let mut node = Node::start();
+    let mut written = vec![0u8; KEYS];
+    for round in 1..=4u8 {
+        let client = node.client().await;
+        // The state's buffers in memory overflow several times a round.
+        for turn in 0..generator.random_range(20..50) {
+            let n = turn % KEYS;
+            client.put(format!("large/{n}"), vec![round * 50 + turn as u8; SIZE]).await.unwrap();
+            written[n] = round * 50 + turn as u8;
+        }
+        node.kill();
+        node.restart();
+        let client = node.client().await;
+        for (n, byte) in written.iter().enumerate() {
+            let value = client.get(format!("large/{n}")).await.unwrap().unwrap();
+            assert!(value.len() == SIZE && value.iter().all(|found| found == byte), "key {n}");
+        }
+    }
+    let disk = node.status()["disk_usage_bytes"].as_u64().unwrap();
+    println!("{} MiB on disk", disk >> 20);
 }

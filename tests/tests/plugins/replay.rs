@@ -1,11 +1,14 @@
 //! Failures are part of the log's meaning: a replay comes to the same state,
 //! however the commands were batched when they were applied first.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use futures::future::join_all;
 use raft_kv_client::{Error, RaftKVClient};
-use raft_kv_tests::{Node, Signal, eventually, files::copy_folder};
+use raft_kv_tests::{
+    Node, NodeOptions, Signal, eventually,
+    files::{copy_folder, files_with_suffix},
+};
 use tempfile::TempDir;
 
 use crate::module::{failure, hostile_node, options};
@@ -104,4 +107,33 @@ async fn the_hash_tells_states_apart() {
         assert!(!seen.contains(&state), "{command} leaves {state:?} as it was");
         seen.push(state);
     }
+}
+
+#[test]
+fn a_node_whose_plugin_is_gone_or_damaged_names_its_file() {
+    let folder = TempDir::new().unwrap();
+    let mut node = options().data_dir(folder.path()).start();
+    node.stop();
+    let modules = files_with_suffix(folder.path(), "wasm");
+    let [module] = &modules[..] else {
+        panic!("one plugin, but {modules:?}");
+    };
+    let bytes = fs::read(module).unwrap();
+    for damage in [Some(vec![]), Some(bytes[1..].to_vec()), None] {
+        match damage {
+            Some(bytes) => fs::write(module, bytes).unwrap(),
+            None => fs::remove_file(module).unwrap(),
+        }
+        // Without `--plugin`, as people start a node the second time.
+        let mut node = NodeOptions::new().default_plugin().data_dir(folder.path()).create();
+        node.launch();
+        let status = node.wait_until_ended(Duration::from_secs(20));
+        assert_eq!(status.code(), Some(3), "{}", node.stderr());
+        let stderr = node.stderr();
+        let line = stderr.lines().last().unwrap_or_default();
+        assert!(line.starts_with("raft-kv: "), "{stderr}");
+        assert!(line.contains(module.to_str().unwrap()), "{stderr}");
+    }
+    fs::write(module, bytes).unwrap();
+    NodeOptions::new().default_plugin().data_dir(folder.path()).start();
 }

@@ -43,11 +43,10 @@ fn main() -> ExitCode {
         .init();
     let runtime =
         Builder::new_multi_thread().enable_all().thread_stack_size(THREAD_STACK_BYTES).build();
-    let code = match runtime {
+    match runtime {
         Ok(runtime) => start(&runtime, settings),
         Err(error) => complain(&format!("cannot start the runtime: {error}"), FAILED),
-    };
-    code
+    }
 }
 
 fn start(runtime: &Runtime, settings: Settings) -> ExitCode {
