@@ -196,3 +196,6 @@ pub enum OpenError {
     #[error(transparent)]
     Plugin(#[from] PluginFileError),
 }
+
+#[cfg(test)]
+mod tests;

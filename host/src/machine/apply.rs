@@ -1,6 +1,6 @@
 //! Applying committed entries.
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, sync::Arc, vec};
 
 use raft_lite::{
     ApplyError, Command, CommandFailure, CommandOutcome, EntryKind, GroupEntries, GroupId, Index,
@@ -51,8 +51,37 @@ fn host_failure(group: GroupId, error: &dyn std::error::Error) -> ApplyError {
     ApplyError { group, message: error.to_string() }
 }
 
-/// What the checks before the plugin said of each command of a batch, in order.
+/// What the checks before the plugin said of a command.
 type Verdict = Result<(), Rejection>;
+
+/// What became of a batch's commands, each in the order of the commands it is
+/// about.
+struct Results {
+    /// About all.
+    verdicts: vec::IntoIter<Verdict>,
+    /// About those that were admitted.
+    results: vec::IntoIter<PluginResult>,
+    /// About those that succeeded.
+    write_hashes: vec::IntoIter<u64>,
+}
+
+impl Results {
+    /// The outcome of the next command, which is added to the rolling hash.
+    fn next(&mut self, hash: &mut u64) -> CommandOutcome {
+        match self.verdicts.next().expect("each command has a verdict") {
+            Err(rejection) => {
+                *hash = xxh3_64_with_seed(&[rejection as u8], *hash);
+                CommandOutcome::Rejected(rejection)
+            }
+            Ok(()) => {
+                let result = self.results.next().expect("each call has a result");
+                let written = if result.is_ok() { self.write_hashes.next() } else { None };
+                *hash = fold(*hash, written.unwrap_or(0), &result);
+                outcome_of(result)
+            }
+        }
+    }
+}
 
 impl Machine {
     /// Applies one group's entries over an overlay of its own and adds what they
@@ -84,22 +113,18 @@ impl Machine {
         let storage: Box<dyn Any> = storage;
         let mut overlay =
             storage.downcast::<Overlay>().expect("the executor gives back what it was given");
-        let mut hashes = overlay.take_write_hashes().into_iter();
-        let mut results = results.into_iter();
-        state.state_hash =
-            xxh3_64_with_seed(&state.applied.index.0.to_le_bytes(), state.state_hash);
-        for verdict in verdicts {
-            let outcome = match verdict {
-                Err(rejection) => CommandOutcome::Rejected(rejection),
-                Ok(()) => {
-                    let result = results.next().expect("each call has a result");
-                    // Only a command that succeeded was sealed and has a write set.
-                    let written = if result.is_ok() { hashes.next() } else { None };
-                    state.state_hash = fold(state.state_hash, written.unwrap_or(0), &result);
-                    outcome_of(result)
-                }
-            };
-            outcomes.push(outcome);
+        let mut results = Results {
+            verdicts: verdicts.into_iter(),
+            results: results.into_iter(),
+            write_hashes: overlay.take_write_hashes().into_iter(),
+        };
+        for entry in &group.entries {
+            let index = entry.position.index.0.to_le_bytes();
+            state.state_hash = xxh3_64_with_seed(&index, state.state_hash);
+            let commands = entry.payload.as_ref().map_or(0, |payload| payload.commands.len());
+            for _ in 0..commands {
+                outcomes.push(results.next(&mut state.state_hash));
+            }
         }
         overlay.drain_into(writes);
         Ok(state)
