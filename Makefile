@@ -34,7 +34,7 @@ build: ## Build all libraries and programs
 	$(CARGO) build $(RELEASE)
 
 test: build ## Run every test, those of the documentation included
-	$(CARGO) test $(RELEASE)
+	$(CARGO) test $(RELEASE) --no-fail-fast
 
 lint: ## Check format, lints, documentation, and the crates depended on
 	@scripts/install-deps.sh lint

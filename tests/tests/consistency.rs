@@ -5,6 +5,8 @@
 
 use std::{
     env,
+    path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,6 +18,7 @@ use raft_kv_tests::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// Within this a damaged node has said what is the matter.
 const DECIDED_WITHIN: Duration = Duration::from_secs(20);
@@ -64,6 +67,44 @@ async fn acknowledged_writes_survive_twenty_kills_under_load() {
     node.restart();
     load.check(&node.client().await).await;
     println!("{KILLS} kills: {:?}", load.tally());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_check_after_a_crash_finds_every_kind_of_loss() {
+    let node = Node::start();
+    let mut load = Load::start(&node.endpoint()).await;
+    load.wait_for_acknowledged(100).await;
+    load.stop().await;
+    let load = Arc::new(load);
+    let client = node.client().await;
+    load.check(&client).await;
+    let changes = [
+        ("load/new/0/000000001", None),
+        ("load/new/0/000000001", Some("1 wrote 1")),
+        ("load/new/0/999999999", Some("0 wrote 999999999")),
+        ("load/overwritten/0", None),
+        ("load/overwritten/0", Some("0 wrote 1")),
+        ("load/overwritten/0", Some("0 wrote 999999999")),
+        ("load/counter", Some("1")),
+        ("load/counter", Some("999999999")),
+        ("load/nobody", Some("v")),
+    ];
+    for (key, change) in changes {
+        let before = client.get(key).await.unwrap();
+        match change {
+            Some(value) => drop(client.put(key, value).await.unwrap()),
+            None => assert!(client.delete(key).await.unwrap()),
+        }
+        let (checked, reader) = (load.clone(), client.clone());
+        let check = tokio::spawn(async move { checked.check(&reader).await });
+        let ended = check.await;
+        assert!(ended.is_err_and(|error| error.is_panic()), "{key} became {change:?} unseen");
+        match before {
+            Some(value) => drop(client.put(key, value).await.unwrap()),
+            None => assert!(client.delete(key).await.unwrap()),
+        }
+    }
+    load.check(&client).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,44 +233,44 @@ async fn read_all(node: &Node) -> (usize, usize, usize) {
     (found, absent, refused)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_log_is_noticed_or_was_not_needed_any_more() {
+/// Damages copies of a folder's Raft log at several places, one each, and checks
+/// that no node serves wrong data from it.
+async fn damage_the_log(folder: &Path) {
+    const PLACES: usize = 8;
     let mut generator = generator();
-    let mut node = node_with_keys().await;
-    node.stop();
-    let log = newest_raft_log(node.data_dir());
-    let offset = used_length(&log) / 2 + generator.random_range(0..200);
-    flip_byte(&log, offset);
-    match start_damaged(&mut node) {
-        Outcome::Refused(line) => {
-            println!("refused: {line}");
-            assert!(line.contains(" log "), "{line}");
-        }
-        Outcome::Serves { quarantined } => {
-            let (found, absent, refused) = read_all(&node).await;
-            println!("quarantined: {quarantined:?}; {found} found, {refused} refused");
-            assert_eq!(absent, 0, "acknowledged writes are said not to exist");
-            assert!(found == KEYS || !quarantined.is_empty(), "damage at {offset}");
+    for place in 0..PLACES {
+        let copy = TempDir::new().unwrap();
+        copy_folder(folder, copy.path());
+        let log = newest_raft_log(copy.path());
+        let used = used_length(&log);
+        let offset = used / PLACES * place + generator.random_range(0..used / PLACES);
+        flip_byte(&log, offset);
+        let mut node = NodeOptions::new().data_dir(copy.path()).create();
+        match start_damaged(&mut node) {
+            Outcome::Refused(line) => println!("damage at {offset} of {used}, refused: {line}"),
+            Outcome::Serves { quarantined } => {
+                let (found, absent, refused) = read_all(&node).await;
+                println!("damage at {offset} of {used}, quarantined: {quarantined:?}");
+                assert_eq!(absent, 0, "acknowledged writes are said not to exist");
+                // Otherwise it was not needed any more.
+                assert!(found == KEYS || !quarantined.is_empty(), "{refused} refused");
+            }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_damaged_after_a_stop_never_serves_wrong_data() {
+    let mut node = node_with_keys().await;
+    node.stop();
+    damage_the_log(node.data_dir()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_damaged_after_a_crash_never_serves_wrong_data() {
-    let mut generator = generator();
     let mut node = node_with_keys().await;
     node.kill();
-    let log = newest_raft_log(node.data_dir());
-    let offset = used_length(&log) / 2 + generator.random_range(0..200);
-    flip_byte(&log, offset);
-    match start_damaged(&mut node) {
-        Outcome::Refused(line) => println!("refused: {line}"),
-        Outcome::Serves { quarantined } => {
-            let (found, absent, refused) = read_all(&node).await;
-            println!("quarantined: {quarantined:?}; {found} found, {refused} refused");
-            assert_eq!(absent, 0, "acknowledged writes are said not to exist");
-        }
-    }
+    damage_the_log(node.data_dir()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -272,7 +313,7 @@ async fn a_missing_log_is_noticed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_of_a_running_nodes_folder_is_a_crash_and_starts() {
     let node = node_with_keys().await;
-    let copy = tempfile::TempDir::new().unwrap();
+    let copy = TempDir::new().unwrap();
     node.signal(Signal::STOP);
     copy_folder(node.data_dir(), copy.path());
     node.signal(Signal::CONT);
@@ -309,7 +350,7 @@ async fn large_values_survive_kills_in_the_middle_of_flushes() {
     const KEYS: usize = 10;
     let mut generator = generator();
     let mut node = Node::start();
-    let mut written = vec![0u8; KEYS];
+    let mut written = [0u8; KEYS];
     for round in 1..=4u8 {
         let client = node.client().await;
         // The state's buffers in memory overflow several times a round.

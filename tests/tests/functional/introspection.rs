@@ -1,10 +1,12 @@
 //! What a node says of itself: reflection, health, status, metrics.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use raft_kv_plugin_kv::protocol::{Command, Query};
 use raft_kv_proto::v1::{self, StatusRequest};
-use raft_kv_tests::{Node, NodeOptions, files::sha256, grpc, http, shared_node, workspace};
+use raft_kv_tests::{
+    Node, NodeOptions, eventually, files::sha256, grpc, http, shared_node, workspace,
+};
 use serde_json::Value;
 use tonic::Code;
 use tonic_health::pb::{
@@ -53,15 +55,33 @@ async fn the_health_service_says_that_the_node_serves() {
     let node = shared_node();
     let mut health = HealthClient::new(node.channel().await);
     for service in ["", "raftkv.v1.Kv", "raftkv.v1.StateMachine"] {
-        let request = HealthCheckRequest { service: service.to_owned() };
-        let answer = health.check(request).await.unwrap().into_inner();
-        assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
+        // The health service may be a little behind.
+        eventually("the health service to say so", Duration::from_secs(5), async || {
+            let request = HealthCheckRequest { service: service.to_owned() };
+            let answer = health.check(request).await.unwrap().into_inner();
+            (answer.status() == ServingStatus::Serving).then_some(())
+        })
+        .await;
     }
     let request = HealthCheckRequest { service: "nobody".to_owned() };
     let status = health.check(request).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
     for path in ["/healthz", "/readyz"] {
         assert_eq!(node.http().get(path).unwrap().status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_health_service_knows_its_services_from_the_first_moment() {
+    let mut node = NodeOptions::new().shards(1).create();
+    for _ in 0..10 {
+        node.restart();
+        let mut health = HealthClient::new(node.channel().await);
+        for service in ["raftkv.v1.Kv", "raftkv.v1.StateMachine"] {
+            let request = HealthCheckRequest { service: service.to_owned() };
+            health.check(request).await.unwrap();
+        }
+        node.kill();
     }
 }
 

@@ -10,7 +10,7 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderName, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use http_body_util::BodyExt;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use serde::Deserialize;
@@ -21,6 +21,9 @@ use crate::service::{Consistency, Expected, Pair, ScanRequest, Service, ServiceE
 
 /// Carries the version of the value in the body.
 const VERSION_HEADER: HeaderName = HeaderName::from_static("raftkv-version");
+/// Carries a key, percent-encoded, that is too long for a URL: those end at 64 KiB
+/// in all, and the server's parser refuses longer ones.
+const KEY_HEADER: HeaderName = HeaderName::from_static("raftkv-key");
 /// Pairs of a scan unless said otherwise.
 const DEFAULT_SCAN_LIMIT: u64 = 1000;
 /// Bytes of keys and values after which a scan's answer ends.
@@ -71,9 +74,19 @@ fn decode(text: &str, what: &str) -> Result<Bytes, ApiError> {
     Ok(percent_decode_str(text).collect::<Vec<u8>>().into())
 }
 
-/// The key in a request's path.
-fn key_of(uri: &Uri) -> Result<Bytes, ApiError> {
-    decode(uri.path().strip_prefix("/kv/").unwrap_or_default(), "key")
+/// The key in a request's path or, where that is just `/kv/`, in its header.
+fn key_of(uri: &Uri, headers: &HeaderMap) -> Result<Bytes, ApiError> {
+    let path = uri.path().strip_prefix("/kv/").unwrap_or_default();
+    match headers.get(KEY_HEADER) {
+        None => decode(path, "key"),
+        Some(key) if path.is_empty() => {
+            let key = key.to_str().map_err(|error| ApiError::bad_request(error.to_string()))?;
+            decode(key, "key")
+        }
+        Some(_) => Err(ApiError::bad_request(format!(
+            "there is a key in the path and one in the header {KEY_HEADER}: send one of them"
+        ))),
+    }
 }
 
 /// A parameter that may hold any bytes.
@@ -87,12 +100,13 @@ fn bytes_parameter(uri: &Uri, name: &str) -> Result<Bytes, ApiError> {
 pub(super) async fn put(
     State(service): State<Arc<Service>>,
     uri: Uri,
+    headers: HeaderMap,
     query: Parameters<PutParameters>,
     body: Body,
 ) -> Result<Response, ApiError> {
     let limit = service.limits().value_bytes;
     let value = read_body(body, limit).await?;
-    let key = key_of(&uri)?;
+    let key = key_of(&uri, &headers)?;
     let expected = parameters(query)?.expected_version.map_or(Expected::Any, Expected::Version);
     let version = service.put(&key, &value, expected).await?;
     Ok(Json(json!({"version": version.to_string()})).into_response())
@@ -101,9 +115,10 @@ pub(super) async fn put(
 pub(super) async fn get(
     State(service): State<Arc<Service>>,
     uri: Uri,
+    headers: HeaderMap,
     query: Parameters<GetParameters>,
 ) -> Result<Response, ApiError> {
-    let key = key_of(&uri)?;
+    let key = key_of(&uri, &headers)?;
     let consistency = consistency(parameters(query)?.stale);
     match service.get(&key, consistency).await? {
         Some(found) => {
@@ -121,8 +136,9 @@ pub(super) async fn get(
 pub(super) async fn delete(
     State(service): State<Arc<Service>>,
     uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let existed = service.delete(&key_of(&uri)?).await?;
+    let existed = service.delete(&key_of(&uri, &headers)?).await?;
     Ok(Json(json!({"existed": existed})).into_response())
 }
 
@@ -204,17 +220,28 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn key(path: &str) -> Result<Bytes, ApiError> {
+        key_of(&uri(path), &HeaderMap::new())
+    }
+
     #[test]
     fn keys_of_any_bytes_come_through_the_path() {
-        assert_eq!(key_of(&uri("/kv/a%00%ff%2Fb/c")).unwrap(), &b"a\x00\xff/b/c"[..]);
-        assert_eq!(key_of(&uri("/kv/")).unwrap(), &b""[..]);
-        assert_eq!(key_of(&uri("/kv/a+b")).unwrap(), &b"a+b"[..]);
+        assert_eq!(key("/kv/a%00%ff%2Fb/c").unwrap(), &b"a\x00\xff/b/c"[..]);
+        assert_eq!(key("/kv/").unwrap(), &b""[..]);
+        assert_eq!(key("/kv/a+b").unwrap(), &b"a+b"[..]);
     }
 
     #[test]
     fn a_percent_sign_alone_is_refused() {
-        assert!(key_of(&uri("/kv/100%")).is_err());
-        assert!(key_of(&uri("/kv/%zz")).is_err());
+        assert!(key("/kv/100%").is_err());
+        assert!(key("/kv/%zz").is_err());
+    }
+
+    #[test]
+    fn a_key_can_come_in_a_header_instead() {
+        let headers = HeaderMap::from_iter([(KEY_HEADER, HeaderValue::from_static("a%00b"))]);
+        assert_eq!(key_of(&uri("/kv/"), &headers).unwrap(), &b"a\x00b"[..]);
+        assert!(key_of(&uri("/kv/c"), &headers).is_err());
     }
 
     #[test]
