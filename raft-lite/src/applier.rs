@@ -37,10 +37,7 @@ pub(crate) enum ApplyTask {
         bytes: usize,
     },
     /// Answer these reads: all entries they must see are ahead in the queue.
-    Reads {
-        group: Arc<GroupShared>,
-        reads: Vec<PendingRead>,
-    },
+    Reads { group: Arc<GroupShared>, reads: Vec<PendingRead> },
 }
 
 impl ApplyTask {
@@ -116,11 +113,7 @@ impl Applier {
 }
 
 /// Publishes what was applied and answers the commands.
-fn finish(
-    entries: Vec<GroupEntries>,
-    work: Vec<GroupWork>,
-    outcomes: Vec<CommandOutcome>,
-) {
+fn finish(entries: Vec<GroupEntries>, work: Vec<GroupWork>, outcomes: Vec<CommandOutcome>) {
     let mut outcomes = outcomes.into_iter();
     for (group_entries, work) in entries.into_iter().zip(work) {
         if let Some(last) = group_entries.entries.last() {
@@ -131,8 +124,7 @@ fn finish(
         for entry in &group_entries.entries {
             let count = entry.payload.as_ref().map_or(0, |payload| payload.commands.len());
             let mut of_entry = outcomes.by_ref().take(count);
-            if let Some(waiting) =
-                replies.next_if(|waiting| waiting.index == entry.position.index)
+            if let Some(waiting) = replies.next_if(|waiting| waiting.index == entry.position.index)
             {
                 for (reply, count) in waiting.replies {
                     reply.send(Ok(of_entry.by_ref().take(count).collect()));

@@ -53,7 +53,9 @@ pub(crate) enum GroupError {
     Raft(#[from] raft::Error),
     #[error(transparent)]
     Log(#[from] LogStoreError),
-    #[error("the leader says index {commit} is committed, but this replica's log ends at {last}: it lost entries it had acknowledged")]
+    #[error(
+        "the leader says index {commit} is committed, but this replica's log ends at {last}: it lost entries it had acknowledged"
+    )]
     CommitBeyondLog { commit: Index, last: Index },
     #[error("a change of membership was committed, which this version can not apply")]
     UnexpectedMembershipChange,
@@ -136,7 +138,8 @@ impl Group {
             check_quorum: true,
             pre_vote: true,
             batch_append: true,
-            max_uncommitted_size: config.proposal_budget_bytes as u64,
+            // The proposal budget bounds it, for all groups together.
+            max_uncommitted_size: raft::NO_LIMIT,
             max_committed_size_per_ready: 4 << 20,
             ..Default::default()
         };
@@ -352,10 +355,8 @@ impl Group {
         }
         match self.node.propose(Vec::new(), payload.encode_entry()) {
             Ok(()) => {
-                let position = LogPosition {
-                    index: self.last_index(),
-                    term: Term(self.node.raft.term),
-                };
+                let position =
+                    LogPosition { index: self.last_index(), term: Term(self.node.raft.term) };
                 self.in_flight.push_back(InFlight { position, replies });
             }
             Err(error) => {
@@ -567,7 +568,8 @@ impl Group {
         {
             let index = (waiting.position.index.0 - entries[0].index().0) as usize;
             if entries[index].term() == waiting.position.term {
-                replies.push(EntryReplies { index: waiting.position.index, replies: waiting.replies });
+                replies
+                    .push(EntryReplies { index: waiting.position.index, replies: waiting.replies });
             } else {
                 for (reply, _) in waiting.replies {
                     reply.send(Err(RequestError::OutcomeUnknown));
@@ -651,9 +653,5 @@ fn proposal_bytes(proposal: &PendingProposal) -> usize {
 
 /// Whether a message of this kind comes from a leader and resets the vote gate.
 fn is_leader_contact(kind: MessageType) -> bool {
-    matches!(
-        kind,
-        MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
-    )
+    matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot)
 }
-

@@ -36,8 +36,8 @@ pub use clock::{BootTime, Clock, SystemClock};
 pub use config::{Config, GroupDescriptor};
 pub use entry::{Command, EntryKind, Payload, PayloadError};
 pub use log_store::{
-    Durability, EngineLogStore, EngineOptions, LogChange, LogEntry, LogState, LogStore, LogStoreError, LogWrite,
-    MemoryLogStore,
+    Durability, EngineLogStore, EngineOptions, LogChange, LogEntry, LogState, LogStore,
+    LogStoreError, LogWrite, MemoryLogStore,
 };
 pub use message::{InvalidMessage, RaftMessage};
 pub use proposal::{Proposal, ProposalReply, ReadReply, RequestError};
@@ -49,4 +49,6 @@ pub use state_machine::{
     StateMachine,
 };
 pub use transport::{NoTransport, Transport};
-pub use types::{GroupId, HardState, INITIAL_POSITION, Index, LogPosition, NodeId, ReplicaId, Term};
+pub use types::{
+    GroupId, HardState, INITIAL_POSITION, Index, LogPosition, NodeId, ReplicaId, Term,
+};

@@ -19,7 +19,9 @@ impl Drain for TracingDrain {
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         let enabled = match record.level() {
-            Level::Critical | Level::Error => tracing::enabled!(target: "raft", tracing::Level::ERROR),
+            Level::Critical | Level::Error => {
+                tracing::enabled!(target: "raft", tracing::Level::ERROR)
+            }
             Level::Warning => tracing::enabled!(target: "raft", tracing::Level::WARN),
             _ => tracing::enabled!(target: "raft", tracing::Level::DEBUG),
         };

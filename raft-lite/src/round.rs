@@ -3,12 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    applier::ApplyTask,
-    clock::BootTime,
-    log_store::LogWrite,
-    message::RaftMessage,
-    transport::Transport,
-    types::NodeId,
+    applier::ApplyTask, clock::BootTime, log_store::LogWrite, message::RaftMessage,
+    transport::Transport, types::NodeId,
 };
 
 pub(crate) struct Round {

@@ -19,7 +19,9 @@ use crate::{
     entry::Command,
     log_store::{Durability, LogChange, LogState, LogStore, LogStoreError, LogWrite},
     message::RaftMessage,
-    proposal::{Budget, PendingProposal, PendingRead, PendingReply, Proposal, ReadReply, RequestError},
+    proposal::{
+        Budget, PendingProposal, PendingRead, PendingReply, Proposal, ReadReply, RequestError,
+    },
     shared::{GroupShared, GroupStatus},
     startup::{Startup, created_hard_state, decide_startup},
     state_machine::StateMachine,
@@ -82,12 +84,8 @@ impl MultiRaft {
         let (inboxes, receivers): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| bounded(config.inbox_capacity)).unzip();
         let budget = Budget::new(config.proposal_budget_bytes);
-        let mut runtime = MultiRaft {
-            inboxes,
-            groups: BTreeMap::new(),
-            budget,
-            threads: Mutex::default(),
-        };
+        let mut runtime =
+            MultiRaft { inboxes, groups: BTreeMap::new(), budget, threads: Mutex::default() };
         let (queues, appliers) = runtime.start_appliers(config.appliers, &parts.state_machine)?;
         let parts = WorkerParts {
             log: parts.log,
@@ -322,7 +320,9 @@ fn run_worker(mut worker: Worker, inbox: Receiver<Input>, queues: Vec<Sender<App
             }
             Err(error) => {
                 // What is on disk is unknown now. Only a restart can find out.
-                eprintln!("raft-kv: {error}; stopping at once: check the disk and restart the node");
+                eprintln!(
+                    "raft-kv: {error}; stopping at once: check the disk and restart the node"
+                );
                 process::abort();
             }
         }
@@ -339,3 +339,6 @@ fn run_applier(applier: Applier, tasks: Receiver<ApplyTask>) {
         applier.run(batch.collect());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -254,8 +254,10 @@ impl Sim {
             }
         });
         let permit = Budget::new(1 << 20).take(1).unwrap();
-        let command =
-            Command { payload: Bytes::copy_from_slice(&number.to_be_bytes()), ..Default::default() };
+        let command = Command {
+            payload: Bytes::copy_from_slice(&number.to_be_bytes()),
+            ..Default::default()
+        };
         running.worker.handle(Input::Propose(PendingProposal {
             group,
             commands: vec![command],

@@ -68,11 +68,7 @@ pub fn decide_startup(record: ReplicaRecord, log: Result<Option<LogState>, Strin
 
 /// The hard state of a log created after `start`.
 pub(crate) fn created_hard_state(start: LogPosition) -> HardState {
-    HardState {
-        term: start.term.max(INITIAL_POSITION.term),
-        vote: None,
-        commit: start.index,
-    }
+    HardState { term: start.term.max(INITIAL_POSITION.term), vote: None, commit: start.index }
 }
 
 #[cfg(test)]

@@ -59,10 +59,7 @@ pub struct LogPosition {
 /// It is above zero so that a replica that was never initialised (position 0)
 /// can not be mistaken for one that holds the group's initial state, and so is
 /// always given a snapshot. The same choice as TiKV's `RAFT_INIT_LOG_INDEX`.
-pub const INITIAL_POSITION: LogPosition = LogPosition {
-    index: Index(5),
-    term: Term(5),
-};
+pub const INITIAL_POSITION: LogPosition = LogPosition { index: Index(5), term: Term(5) };
 
 /// What a replica must not forget between two steps: Raft's hard state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -91,9 +91,27 @@ impl Connection {
     /// # Errors
     /// If the connection breaks or what comes back is no HTTP.
     pub fn request(&mut self, method: &str, target: &str, body: &[u8]) -> io::Result<Response> {
+        self.request_with_headers(method, target, &[], body)
+    }
+
+    /// Sends a request with headers of its own besides those that have to be.
+    ///
+    /// # Errors
+    /// If the connection breaks or what comes back is no HTTP.
+    pub fn request_with_headers(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Response> {
         let length = body.len();
-        let head =
-            format!("{method} {target} HTTP/1.1\r\nhost: node\r\ncontent-length: {length}\r\n\r\n");
+        let mut head =
+            format!("{method} {target} HTTP/1.1\r\nhost: node\r\ncontent-length: {length}\r\n");
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head += "\r\n";
         self.send(head.as_bytes())?;
         self.send(body)?;
         self.receive()

@@ -27,7 +27,8 @@ fn check_history(sim: &Sim) {
         }
     }
     for (group, acknowledged_before, node, seen) in &history.reads {
-        for number in &history.acknowledged.get(group).map_or(&[][..], |a| a)[..*acknowledged_before]
+        for number in
+            &history.acknowledged.get(group).map_or(&[][..], |a| a)[..*acknowledged_before]
         {
             let index = sim.invariants.index_of(*group, *number).unwrap();
             assert!(

@@ -36,6 +36,9 @@ fn a_path_need_not_be_encoded_more_than_http_asks() {
     connection.request("PUT", "/kv/http+plus%c3%BC", b"v").unwrap();
     let answer = connection.get(&http::path_of("http+plus\u{fc}".as_bytes())).unwrap();
     assert_eq!(answer.body, b"v");
+    connection.request("PUT", "/kv/http/slashes//and/", b"v").unwrap();
+    let answer = connection.get(&http::path_of(b"http/slashes//and/")).unwrap();
+    assert_eq!(answer.body, b"v");
 }
 
 #[test]

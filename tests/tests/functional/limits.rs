@@ -205,3 +205,28 @@ fn a_key_out_of_bounds_is_refused_over_http() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(connection.get(&path).unwrap().body, b"v");
 }
+
+#[test]
+fn a_key_of_64_kib_goes_over_http_in_a_header() {
+    let node = shared_node();
+    let mut connection = node.http();
+    let mut request = |method: &str, target: &str, key: &[u8]| {
+        let key = http::encoded(key);
+        let headers = [("raftkv-key", key.as_str())];
+        connection.request_with_headers(method, target, &headers, b"v").unwrap()
+    };
+    let key = vec![0xfe; KEY_LIMIT];
+    let answer = request("PUT", "/kv/", &key);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(request("GET", "/kv/", &key).body, b"v");
+    assert_eq!(request("DELETE", "/kv/", &key).json()["existed"], true);
+    assert_eq!(request("GET", "/kv/", &key).status, 404);
+
+    let answer = request("PUT", "/kv/", &[&key[..], b"k"].concat());
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    let (code, message) = answer.error();
+    assert_eq!(code, "invalid_argument");
+    assert!(message.contains(&KEY_LIMIT.to_string()), "{message}");
+    assert_eq!(request("PUT", "/kv/", b"").status, 400);
+    assert_eq!(request("PUT", "/kv/two", b"keys").status, 400);
+}
