@@ -4,7 +4,7 @@ mod identity;
 
 use std::{
     collections::BTreeMap,
-    io,
+    fmt, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,7 +15,6 @@ use raft_lite::{
     NodeId, Parts, ReplicaId, StartError, SystemClock,
 };
 use tokio::net::TcpListener;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     api,
@@ -26,6 +25,7 @@ use crate::{
         MAX_SLOTS, PluginId, ShardRecord, Slot, SlotRange, Storage, StorageError, StorageOptions,
         VoterRecord,
     },
+    wasm::{ModuleHash, check_module},
 };
 
 pub use identity::IdentityError;
@@ -120,11 +120,6 @@ impl NodeError {
     }
 }
 
-/// The number raft-lite knows a node by.
-pub fn node_number(node_id: &str) -> NodeId {
-    NodeId(xxh3_64(node_id.as_bytes()))
-}
-
 /// A running node.
 pub struct Node {
     raft: Arc<MultiRaft>,
@@ -139,36 +134,28 @@ impl Node {
     /// Starts a node from its data folder, making a cluster of one if the folder
     /// is new.
     pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
-        check(&config)?;
+        let birth = check(&config)?;
+        let plugin = config.plugin.as_deref().map(PluginFile::read).transpose()?;
         // First of all, so that nothing is touched if the port is taken.
         let listener = listen(&config).await?;
         let address =
             listener.local_addr().map_err(|error| NodeError::Server(error.to_string()))?;
-        let birth = Birth {
-            slots: config.slots.unwrap_or(DEFAULT_SLOTS),
-            shards: config.shards.unwrap_or(DEFAULT_SHARDS),
-        };
         let folder = DataFolder::open(&config.data_dir, &config.node_id, birth)?;
         let identity = folder.identity();
-        if let Some(slots) = config.slots.filter(|slots| *slots != identity.slots) {
-            return Err(NodeError::Config(format!(
-                "--slots {slots}: the cluster in {} was born with {} slots, which can not be \
-                 changed; leave the option out",
-                config.data_dir.display(),
-                identity.slots
-            )));
-        }
+        let folder_name = config.data_dir.display();
+        refuse_change("--slots", config.slots, identity.slots, &folder_name)?;
+        refuse_change("--shards", config.shards, identity.shards, &folder_name)?;
         let storage = Arc::new(Storage::open(&config.data_dir.join("state"), config.storage)?);
         let servers = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = Threads { appliers: config.raft.appliers, servers };
         let plugins = PluginStore::open(config.data_dir.join("plugins"), threads.executors())?;
         let machine = Arc::new(Machine::open(Arc::clone(&storage), &plugins, threads)?);
         if machine.shards().is_empty() {
-            let plugin = store_plugin(&plugins, config.plugin.as_deref())?;
+            let plugin = store_plugin(&plugins, plugin.as_ref())?;
             let records = first_shards(&config.node_id, identity.slots, identity.shards, plugin);
             machine.create(records, &plugins)?;
         } else {
-            check_same_plugin(&machine, &plugins, &config)?;
+            check_same_plugin(&machine, plugin.as_ref(), &folder_name)?;
         }
         let log = EngineLogStore::open(&config.data_dir.join("raft"), EngineOptions::default())?;
         let parts = Parts {
@@ -223,7 +210,9 @@ async fn listen(config: &NodeConfig) -> Result<TcpListener, NodeError> {
         .map_err(|source| NodeError::Listen { address, source })
 }
 
-fn check(config: &NodeConfig) -> Result<(), NodeError> {
+/// Checks what can be checked without touching anything, and fills in what a new
+/// cluster would be like.
+fn check(config: &NodeConfig) -> Result<Birth, NodeError> {
     let fail = |message: String| Err(NodeError::Config(message));
     let id = &config.node_id;
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -240,36 +229,64 @@ fn check(config: &NodeConfig) -> Result<(), NodeError> {
     if !(1..=slots).contains(&shards) {
         return fail(format!("--shards {shards}: must be 1 to the number of slots, {slots}"));
     }
-    Ok(())
+    Ok(Birth { slots, shards })
 }
 
-fn store_plugin(plugins: &PluginStore, file: Option<&Path>) -> Result<PluginId, NodeError> {
-    match file {
-        None => Ok(plugins.add(DEFAULT_PLUGIN, Path::new("the embedded key-value store"))?),
-        Some(path) => Ok(plugins.add(&read_plugin(path)?, path)?),
+/// What was fixed when the cluster was born can be named again, but not changed.
+fn refuse_change(
+    option: &str,
+    asked: Option<u32>,
+    born: u32,
+    folder: &dyn fmt::Display,
+) -> Result<(), NodeError> {
+    match asked.filter(|asked| *asked != born) {
+        None => Ok(()),
+        Some(asked) => Err(NodeError::Config(format!(
+            "{option} {asked}: the cluster in {folder} was born with {born}; leave the option out"
+        ))),
     }
 }
 
-fn read_plugin(path: &Path) -> Result<Vec<u8>, NodeError> {
-    std::fs::read(path)
-        .map_err(|error| NodeError::Config(format!("--plugin {}: {error}", path.display())))
+/// A plugin that the command line names.
+struct PluginFile<'a> {
+    path: &'a Path,
+    bytes: Vec<u8>,
+}
+
+impl<'a> PluginFile<'a> {
+    fn read(path: &'a Path) -> Result<Self, NodeError> {
+        let bytes = std::fs::read(path)
+            .map_err(|error| NodeError::Config(format!("--plugin {}: {error}", path.display())))?;
+        let refused = |source| PluginFileError::Module { path: path.to_owned(), source };
+        check_module(&bytes).map_err(refused)?;
+        Ok(PluginFile { path, bytes })
+    }
+}
+
+fn store_plugin(
+    plugins: &PluginStore,
+    file: Option<&PluginFile<'_>>,
+) -> Result<PluginId, NodeError> {
+    match file {
+        None => Ok(plugins.add(DEFAULT_PLUGIN, Path::new("the embedded key-value store"))?),
+        Some(file) => Ok(plugins.add(&file.bytes, file.path)?),
+    }
 }
 
 /// `--plugin` names the plugin at birth; later it can only be the same one.
 fn check_same_plugin(
     machine: &Machine,
-    plugins: &PluginStore,
-    config: &NodeConfig,
+    file: Option<&PluginFile<'_>>,
+    folder: &dyn fmt::Display,
 ) -> Result<(), NodeError> {
-    let Some(path) = config.plugin.as_deref() else { return Ok(()) };
-    let id = plugins.add(&read_plugin(path)?, path)?;
-    if machine.shards().iter().all(|shard| shard.record().plugin == id) {
+    let Some(file) = file else { return Ok(()) };
+    let named = ModuleHash::of(&file.bytes);
+    if machine.shards().iter().all(|shard| shard.module().hash() == named) {
         return Ok(());
     }
     Err(NodeError::Config(format!(
-        "--plugin {}: the cluster in {} was born with another plugin; leave the option out",
-        path.display(),
-        config.data_dir.display()
+        "--plugin {}: the cluster in {folder} was born with another plugin; leave the option out",
+        file.path.display()
     )))
 }
 
@@ -299,7 +316,7 @@ fn descriptors(machine: &Machine) -> Vec<GroupDescriptor> {
     let describe = |shard: &Arc<Shard>| {
         let record = shard.record();
         let voters: BTreeMap<ReplicaId, NodeId> =
-            record.voters.iter().map(|v| (v.replica, node_number(&v.node))).collect();
+            record.voters.iter().map(|v| (v.replica, v.node_number())).collect();
         GroupDescriptor {
             group: record.group,
             replica: record.replica,

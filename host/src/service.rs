@@ -23,7 +23,7 @@ use raft_lite::MultiRaft;
 use crate::{machine::Machine, metrics::Metrics};
 
 pub use batch::{Operation, OperationReply};
-pub use error::ServiceError;
+pub use error::{FailureKind, ServiceError};
 pub use kv::{Expected, Versioned};
 pub use routing::RoutingTable;
 pub use scan::{Pair, ScanRequest, Scanner};

@@ -57,6 +57,8 @@ pub(crate) enum GroupError {
         "the leader says index {commit} is committed, but this replica's log ends at {last}: it lost entries it had acknowledged"
     )]
     CommitBeyondLog { commit: Index, last: Index },
+    #[error("the consensus code gave up on its log or state; the log of the node says why")]
+    Panic,
     #[error("a change of membership was committed, which this version can not apply")]
     UnexpectedMembershipChange,
 }

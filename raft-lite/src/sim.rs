@@ -162,7 +162,7 @@ impl Sim {
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
         };
         let (wake, woken) = channel();
-        let wake = Box::new(move |group| drop(wake.send(group)));
+        let wake = Box::new(move |group| wake.send(group).expect("the node holds the other end"));
         let mut worker = Worker::new(parts.clone(), true);
         let mut shared = BTreeMap::new();
         for (descriptor, log) in runnable {

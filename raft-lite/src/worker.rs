@@ -109,7 +109,11 @@ impl Worker {
         let seed = self.parts.config.seed ^ descriptor.replica.0.rotate_left(32) ^ id.0;
         let rng = SmallRng::seed_from_u64(seed);
         let now = self.parts.clock.now();
-        let group = Group::new(descriptor, storage, &self.parts.config, rng, now)?;
+        // `raft` panics on a log that it can not read.
+        let config = &self.parts.config;
+        let group =
+            catch_unwind(AssertUnwindSafe(|| Group::new(descriptor, storage, config, rng, now)))
+                .unwrap_or(Err(GroupError::Panic))?;
         let shared = Arc::clone(&group.shared);
         self.groups.insert(id, Slot { group, dirty: false });
         self.touch(id);
@@ -179,7 +183,7 @@ impl Worker {
         let reason = match catch_unwind(AssertUnwindSafe(|| step(&mut slot.group))) {
             Ok(Ok(value)) => return Some(value),
             Ok(Err(error)) => error.to_string(),
-            Err(_) => "raft stopped with a panic (see the log)".to_owned(),
+            Err(_) => GroupError::Panic.to_string(),
         };
         slot.group.shared.halt(reason.clone());
         slot.group.abandon(&reason);

@@ -33,7 +33,10 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
-    let health_task = tokio::spawn(report_health(Arc::clone(&service), health));
+    // The names must be known before anybody can ask for them.
+    let ready = service.readiness().is_ok();
+    grpc::set_health(&health, ready).await;
+    let health_task = tokio::spawn(report_health(Arc::clone(&service), health, ready));
     let router = grpc::router(Arc::clone(&service), health_service)?.merge(http::router(service));
     let router = TowerToHyperService::new(router.fallback(http::not_found));
     let builder = connection_builder();
@@ -91,15 +94,14 @@ fn connection_builder() -> auto::Builder<TokioExecutor> {
 }
 
 /// Keeps `grpc.health.v1` at what `/readyz` says.
-async fn report_health(service: Arc<Service>, health: HealthReporter) {
+async fn report_health(service: Arc<Service>, health: HealthReporter, mut was_ready: bool) {
     let mut interval = interval(HEALTH_INTERVAL);
-    let mut was_ready = None;
     loop {
         interval.tick().await;
         let ready = service.readiness().is_ok();
-        if was_ready != Some(ready) {
+        if was_ready != ready {
             grpc::set_health(&health, ready).await;
-            was_ready = Some(ready);
+            was_ready = ready;
         }
     }
 }

@@ -3,10 +3,9 @@
 
 use raft_lite::{CommandFailure, Rejection, RequestError};
 
-use crate::{
-    machine::QueryError,
-    wasm::{FailureKind, PluginFailure},
-};
+use crate::{machine::QueryError, wasm::PluginFailure};
+
+pub use crate::wasm::FailureKind;
 
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

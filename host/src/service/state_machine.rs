@@ -251,7 +251,7 @@ impl Service {
     fn node_name(&self, route: &ShardRoute, node: NodeId) -> Option<String> {
         let shard = self.machine.shard(route.group)?;
         let voters = &shard.record().voters;
-        let found = voters.iter().find(|voter| crate::node::node_number(&voter.node) == node)?;
+        let found = voters.iter().find(|voter| voter.node_number() == node)?;
         Some(found.node.clone())
     }
 }

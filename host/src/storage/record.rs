@@ -1,7 +1,8 @@
 //! What is on record of each replica beside its data.
 
 use prost::Message;
-use raft_lite::{GroupId, INITIAL_POSITION, Index, LogPosition, ReplicaId, Term};
+use raft_lite::{GroupId, INITIAL_POSITION, Index, LogPosition, NodeId, ReplicaId, Term};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::keys::{Slot, SlotRange};
 
@@ -41,6 +42,13 @@ pub struct VoterRecord {
     pub replica: ReplicaId,
     /// The node's id.
     pub node: String,
+}
+
+impl VoterRecord {
+    /// The number that raft-lite knows the node by.
+    pub fn node_number(&self) -> NodeId {
+        NodeId(xxh3_64(self.node.as_bytes()))
+    }
 }
 
 impl ShardRecord {

@@ -6,7 +6,7 @@ use raft_kv_proto::{
 };
 use tonic::{Code, Status};
 
-use crate::{service::ServiceError, wasm::FailureKind};
+use crate::service::{FailureKind, ServiceError};
 
 /// A plugin's own code for a compare-and-put that found something else.
 const VERSION_MISMATCH: u32 = raft_kv_plugin_kv::protocol::failure::VERSION_MISMATCH;

@@ -8,7 +8,7 @@ use http::StatusCode;
 use raft_kv_plugin_kv::protocol::failure;
 use serde_json::json;
 
-use crate::{service::ServiceError, wasm::FailureKind};
+use crate::service::{FailureKind, ServiceError};
 
 /// An error answer: `{"error": {"code", "message"}}`.
 #[derive(Debug)]

@@ -78,7 +78,9 @@ async fn run(settings: Settings) -> Result<(), NodeError> {
     Ok(())
 }
 
+/// Says what is the matter in one line.
 fn complain(message: &str, code: u8) -> ExitCode {
-    eprintln!("raft-kv: {message}");
+    let line: Vec<&str> = message.lines().map(str::trim).collect();
+    eprintln!("raft-kv: {}", line.join(" "));
     ExitCode::from(code)
 }
