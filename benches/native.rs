@@ -78,6 +78,8 @@ impl StateMachine for NativeMachine {
         self.storage.write(writes).map_err(failed)
     }
 
+    fn request_flush(&self) {}
+
     fn persisted_index(&self, _group: GroupId) -> Result<Index, ApplyError> {
         Ok(Index(0))
     }

@@ -41,6 +41,14 @@ pub(crate) enum ApplyTask {
 }
 
 impl ApplyTask {
+    /// Bytes of entries to be applied.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            ApplyTask::Entries { bytes, .. } => *bytes,
+            ApplyTask::Reads { .. } => 0,
+        }
+    }
+
     pub(crate) fn group(&self) -> GroupId {
         match self {
             ApplyTask::Entries { group, .. } | ApplyTask::Reads { group, .. } => group.group,
@@ -189,8 +197,9 @@ fn drop_group(entries: &mut Vec<GroupEntries>, work: &mut Vec<GroupWork>, error:
     refuse(work.replies, &reason);
 }
 
+/// The entries are committed: a replica that can, applies them.
 fn refuse(replies: Vec<EntryReplies>, reason: &str) {
     for (reply, _) in replies.into_iter().flat_map(|waiting| waiting.replies) {
-        reply.send(Err(RequestError::Unavailable(reason.to_owned())));
+        reply.send(Err(RequestError::OutcomeUnknown(reason.to_owned())));
     }
 }

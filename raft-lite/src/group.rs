@@ -46,6 +46,9 @@ use crate::{
 /// `raft`'s mark on a vote request that a leader's transfer asked for.
 const TRANSFER_CONTEXT: &[u8] = b"CampaignTransfer";
 
+/// Why the outcome of a proposal can be unknown.
+const LEADER_CHANGED: &str = "the leader changed meanwhile";
+
 /// A group's failure that takes this replica out of service.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GroupError {
@@ -57,6 +60,8 @@ pub(crate) enum GroupError {
         "the leader says index {commit} is committed, but this replica's log ends at {last}: it lost entries it had acknowledged"
     )]
     CommitBeyondLog { commit: Index, last: Index },
+    #[error("committed entries from index {0} on are not in its Raft log")]
+    CommittedEntriesMissing(Index),
     #[error("the consensus code gave up on its log or state; the log of the node says why")]
     Panic,
     #[error("a change of membership was committed, which this version can not apply")]
@@ -218,6 +223,7 @@ impl Group {
                 return Ok(());
             }
         };
+        self.sync_applied();
         let kind = message.get_msg_type();
         match kind {
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
@@ -259,6 +265,7 @@ impl Group {
     /// One tick of the logical clock. Returns whether there may be work to do.
     pub(crate) fn tick(&mut self, now: BootTime) -> bool {
         self.retry_stale_reads(now);
+        self.sync_applied();
         let raft = &self.node.raft;
         let would_campaign = !self.is_leader()
             && raft.promotable()
@@ -295,7 +302,7 @@ impl Group {
         let leads = self.is_leader();
         if self.was_leader && !leads {
             self.shared.set_lead_start(None);
-            self.fail_requests();
+            self.fail_requests(LEADER_CHANGED, self.not_leader());
         } else if leads && !self.was_leader {
             // The last entry is the one that a new leader appends.
             self.shared.set_lead_start(Some(self.last_index()));
@@ -304,15 +311,15 @@ impl Group {
     }
 
     /// Answers everything that only a leader can answer.
-    fn fail_requests(&mut self) {
+    fn fail_requests(&mut self, reason: &str, of_reads: RequestError) {
         for in_flight in mem::take(&mut self.in_flight) {
             for (reply, _) in in_flight.replies {
-                reply.send(Err(RequestError::OutcomeUnknown));
+                reply.send(Err(RequestError::OutcomeUnknown(reason.to_owned())));
             }
         }
         let unconfirmed = mem::take(&mut self.unconfirmed);
         for read in unconfirmed.into_values().flat_map(|waiting| waiting.reads) {
-            read.send(Err(self.not_leader()));
+            read.send(Err(of_reads.clone()));
         }
     }
 
@@ -416,14 +423,20 @@ impl Group {
         Index(self.node.raft.raft_log.last_index())
     }
 
-    /// Takes what there is to write and send, and adds it to the round.
-    pub(crate) fn collect(&mut self, round: &mut Round) -> Result<(), GroupError> {
-        self.propose_waiting(round.unix_millis);
-        self.ask_reads(round.now);
+    /// Tells `raft` what was applied. It must know before it stands for election
+    /// and before the log is truncated: it looks through what is not applied.
+    fn sync_applied(&mut self) {
         let applied = self.shared.applied();
         if applied.0 > self.node.raft.raft_log.applied {
             self.node.advance_apply_to(applied.0);
         }
+    }
+
+    /// Takes what there is to write and send, and adds it to the round.
+    pub(crate) fn collect(&mut self, round: &mut Round) -> Result<(), GroupError> {
+        self.propose_waiting(round.unix_millis);
+        self.ask_reads(round.now);
+        self.sync_applied();
         let has_ready = self.node.has_ready();
         let hard_state = self.hard_state();
         let ballot_changed =
@@ -440,6 +453,7 @@ impl Group {
             let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(LogEntry).collect();
             if !entries.is_empty() {
                 self.node.mut_store().append(&entries);
+                round.appended_bytes += entries.iter().map(LogEntry::size).sum::<usize>();
                 round.write.push(self.id(), LogChange::Append(entries));
                 round.must_sync = true;
             }
@@ -548,6 +562,9 @@ impl Group {
             }
             let (low, high) = (self.handed.next(), self.committed.next());
             let entries = self.node.store().read(low, high, 4 << 20)?;
+            if entries.is_empty() {
+                return Err(GroupError::CommittedEntriesMissing(low));
+            }
             self.hand_over_entries(entries, round)?;
         }
         self.shared.wants_wake.store(false, Ordering::SeqCst);
@@ -574,7 +591,7 @@ impl Group {
                     .push(EntryReplies { index: waiting.position.index, replies: waiting.replies });
             } else {
                 for (reply, _) in waiting.replies {
-                    reply.send(Err(RequestError::OutcomeUnknown));
+                    reply.send(Err(RequestError::OutcomeUnknown(LEADER_CHANGED.to_owned())));
                 }
             }
         }
@@ -613,6 +630,7 @@ impl Group {
         persisted: Index,
         threshold: u64,
     ) -> Result<Option<LogPosition>, GroupError> {
+        self.sync_applied();
         let start = self.node.store().start();
         let target = persisted.min(self.all_have());
         if target.0 < start.index.0 + threshold.max(1) {
@@ -638,7 +656,7 @@ impl Group {
 
     /// Answers everything that waits, because the replica goes out of service.
     pub(crate) fn abandon(&mut self, reason: &str) {
-        self.fail_requests();
+        self.fail_requests(reason, RequestError::Unavailable(reason.to_owned()));
         for proposal in self.proposals.drain(..) {
             proposal.reply.send(Err(RequestError::Unavailable(reason.to_owned())));
         }

@@ -72,6 +72,12 @@ pub enum InvalidMessage {
     /// A kind that never crosses the network.
     #[error("{0} is not a message between replicas")]
     NotForTheNetwork(&'static str),
+    /// A message without a term, which `raft` takes for one of its own.
+    #[error("it has no term")]
+    NoTerm,
+    /// A read that does not carry its context, and nothing else, as an entry.
+    #[error("a read has {0} entries instead of one")]
+    NotOneRead(usize),
     /// Entries that are not contiguous or do not follow the position claimed.
     #[error("entries do not follow index {0}")]
     EntriesNotContiguous(u64),
@@ -105,7 +111,16 @@ impl RaftMessage {
     /// Turns the message into `raft`'s, if it is one that `raft` can be given
     /// without harm.
     pub(crate) fn into_raft(self) -> Result<eraftpb::Message, InvalidMessage> {
+        use eraftpb::MessageType::{MsgReadIndex, MsgReadIndexResp};
         let kind = network_kind(self.kind)?;
+        // Reads travel as an entry without an index; questions without a term.
+        let is_read = matches!(kind, MsgReadIndex | MsgReadIndexResp);
+        if self.term == 0 && kind != MsgReadIndex {
+            return Err(InvalidMessage::NoTerm);
+        }
+        if is_read && self.entries.len() != 1 {
+            return Err(InvalidMessage::NotOneRead(self.entries.len()));
+        }
         let mut message = eraftpb::Message {
             to: self.to,
             from: self.from,
@@ -123,13 +138,8 @@ impl RaftMessage {
         message.set_msg_type(kind);
         let mut previous = self.index;
         for entry in self.entries {
-            // Reads travel as an entry without an index.
-            let is_read = matches!(
-                kind,
-                eraftpb::MessageType::MsgReadIndex | eraftpb::MessageType::MsgReadIndexResp
-            );
             if !is_read {
-                if entry.index != previous + 1 {
+                if Some(entry.index) != previous.checked_add(1) {
                     return Err(InvalidMessage::EntriesNotContiguous(previous));
                 }
                 previous = entry.index;
@@ -269,6 +279,14 @@ mod tests {
         let mut unknown = RaftMessage::from_raft(GroupId(4), append(), 0);
         unknown.kind = 99;
         assert_eq!(unknown.into_raft(), Err(InvalidMessage::UnknownKind(99)));
+
+        let mut termless = RaftMessage::from_raft(GroupId(4), append(), 0);
+        termless.term = 0;
+        assert_eq!(termless.into_raft(), Err(InvalidMessage::NoTerm));
+
+        let mut read = RaftMessage::from_raft(GroupId(4), append(), 0);
+        read.kind = eraftpb::MessageType::MsgReadIndex as i32;
+        assert_eq!(read.into_raft(), Err(InvalidMessage::NotOneRead(2)));
 
         let mut gap = RaftMessage::from_raft(GroupId(4), append(), 0);
         gap.entries[1].index = 13;

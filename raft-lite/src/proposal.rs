@@ -46,16 +46,15 @@ pub enum RequestError {
     /// This node has no working replica of the group. Nothing happened.
     #[error("the group can not be served by this node: {0}")]
     Unavailable(String),
-    /// Leadership changed while the request was under way: it may or may not
-    /// take effect.
-    #[error("the leader changed while the request was under way; its outcome is unknown")]
-    OutcomeUnknown,
+    /// It may or may not take effect.
+    #[error("the outcome of the request is unknown: {0}")]
+    OutcomeUnknown(String),
     /// The node is stopping. The request may or may not take effect.
     #[error("the node is stopping")]
     Stopping,
 }
 
-/// A limit on the bytes of commands that were accepted and not yet answered.
+/// A limit on the bytes of requests that were accepted and not yet answered.
 #[derive(Debug)]
 pub(crate) struct Budget {
     used: AtomicUsize,
@@ -127,11 +126,15 @@ impl Drop for PendingReply {
 /// dropped unanswered.
 pub(crate) struct PendingRead {
     reply: Option<ReadReply>,
+    _permit: Permit,
 }
 
 impl PendingRead {
-    pub(crate) fn new(reply: ReadReply) -> Self {
-        PendingRead { reply: Some(reply) }
+    /// What one read takes out of the budget.
+    pub(crate) const BYTES: usize = 256;
+
+    pub(crate) fn new(reply: ReadReply, permit: Permit) -> Self {
+        PendingRead { reply: Some(reply), _permit: permit }
     }
 
     pub(crate) fn send(mut self, result: Result<Index, RequestError>) {

@@ -17,6 +17,8 @@ pub(crate) struct Round {
     /// Whether the write must be durable before the round goes on. Only a commit
     /// index may be written without.
     pub(crate) must_sync: bool,
+    /// Bytes of entries in the write.
+    pub(crate) appended_bytes: usize,
     /// Committed entries and reads for the appliers, in order.
     pub(crate) apply: Vec<ApplyTask>,
     outbox: BTreeMap<NodeId, Vec<RaftMessage>>,
@@ -29,6 +31,7 @@ impl Round {
             unix_millis,
             write: LogWrite::new(),
             must_sync: false,
+            appended_bytes: 0,
             apply: Vec::new(),
             outbox: BTreeMap::new(),
         }

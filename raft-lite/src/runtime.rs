@@ -5,7 +5,10 @@ use std::{
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     process,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -23,7 +26,7 @@ use crate::{
         Budget, PendingProposal, PendingRead, PendingReply, Proposal, ReadReply, RequestError,
     },
     shared::{GroupShared, GroupStatus},
-    startup::{Startup, created_hard_state, decide_startup},
+    startup::{Startup, decide_startup},
     state_machine::StateMachine,
     transport::Transport,
     types::GroupId,
@@ -32,8 +35,10 @@ use crate::{
 
 /// Inputs a worker takes in before it runs a round.
 const INPUTS_PER_ROUND: usize = 4096;
-/// Tasks an applier takes as one batch.
+/// Tasks, and bytes of entries, that an applier takes as one batch: those at its
+/// end are not answered before all of it is applied.
 const TASKS_PER_BATCH: usize = 256;
+const BYTES_PER_BATCH: usize = 1 << 20;
 /// Stack of an applier: a plugin's own stack limit must always be reached first.
 const APPLIER_STACK_BYTES: usize = 8 << 20;
 
@@ -68,6 +73,8 @@ pub struct MultiRaft {
     inboxes: Vec<Sender<Input>>,
     groups: BTreeMap<GroupId, Arc<GroupShared>>,
     budget: Arc<Budget>,
+    /// Appliers drop what is left in their queues.
+    stopping: Arc<AtomicBool>,
     /// Workers first, then appliers: the order in which they end.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -84,8 +91,13 @@ impl MultiRaft {
         let (inboxes, receivers): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| bounded(config.inbox_capacity)).unzip();
         let budget = Budget::new(config.proposal_budget_bytes);
-        let mut runtime =
-            MultiRaft { inboxes, groups: BTreeMap::new(), budget, threads: Mutex::default() };
+        let mut runtime = MultiRaft {
+            inboxes,
+            groups: BTreeMap::new(),
+            budget,
+            stopping: Arc::default(),
+            threads: Mutex::default(),
+        };
         let (queues, appliers) = runtime.start_appliers(config.appliers, &parts.state_machine)?;
         let parts = WorkerParts {
             log: parts.log,
@@ -126,7 +138,7 @@ impl MultiRaft {
         let mut threads = Vec::new();
         for i in 0..count {
             // The length is bounded by the groups' apply backlogs, in bytes, and
-            // by the reads let in, so that no worker ever waits here.
+            // by the budget that reads are let in by: no worker ever waits here.
             let (queue, tasks) = unbounded();
             queues.push(queue);
             let inboxes = self.inboxes.clone();
@@ -135,7 +147,8 @@ impl MultiRaft {
                 let _ = inboxes[index_of(group, inboxes.len())].send(Input::Wake(group));
             });
             let applier = Applier::new(Arc::clone(state_machine), wake);
-            let run = move || run_applier(applier, tasks);
+            let stopping = Arc::clone(&self.stopping);
+            let run = move || run_applier(applier, tasks, &stopping);
             threads.push(spawn(format!("apply-{i}"), Some(APPLIER_STACK_BYTES), run)?);
         }
         Ok((queues, threads))
@@ -161,7 +174,10 @@ impl MultiRaft {
         if let Some(error) = self.refusal(group) {
             return reply(Err(error));
         }
-        self.send(group, Input::Read(group, PendingRead::new(reply)));
+        let Some(permit) = self.budget.take(PendingRead::BYTES) else {
+            return reply(Err(RequestError::Overloaded));
+        };
+        self.send(group, Input::Read(group, PendingRead::new(reply, permit)));
     }
 
     /// Takes in a message from another node. It may be dropped, like on the way.
@@ -186,7 +202,7 @@ impl MultiRaft {
         self.groups.get(&group).is_some_and(|shared| shared.leads_settled())
     }
 
-    /// Stops all threads once they are through with what they hold. Requests
+    /// Stops all threads once they are through with what they are at. Requests
     /// that are not answered by then, and later ones, are told that the node is
     /// stopping.
     pub fn shutdown(&self) {
@@ -194,6 +210,7 @@ impl MultiRaft {
         if threads.is_empty() {
             return;
         }
+        self.stopping.store(true, Ordering::Relaxed);
         for inbox in &self.inboxes {
             // Fails only if the worker is gone already.
             let _ = inbox.send(Input::Stop);
@@ -260,8 +277,7 @@ pub(crate) fn prepare_logs(
         let found = log.state(group).map_err(|error| error.to_string());
         match decide_startup(descriptor.record, found) {
             Startup::Resume(state) => runnable.push((descriptor, state)),
-            Startup::Create(start) => {
-                let hard_state = created_hard_state(start);
+            Startup::Create { start, hard_state } => {
                 write.push(group, LogChange::Create { start, hard_state });
                 runnable.push((descriptor, LogState { hard_state, start, last: start }));
             }
@@ -333,10 +349,22 @@ fn run_worker(mut worker: Worker, inbox: Receiver<Input>, queues: Vec<Sender<App
     }
 }
 
-fn run_applier(applier: Applier, tasks: Receiver<ApplyTask>) {
+fn run_applier(applier: Applier, tasks: Receiver<ApplyTask>, stopping: &AtomicBool) {
     while let Ok(first) = tasks.recv() {
-        let batch = std::iter::once(first).chain(tasks.try_iter()).take(TASKS_PER_BATCH);
-        applier.run(batch.collect());
+        if stopping.load(Ordering::Relaxed) {
+            // Dropping a task answers it, and the log has its entries.
+            continue;
+        }
+        let mut bytes = first.bytes();
+        let mut batch = vec![first];
+        while batch.len() < TASKS_PER_BATCH
+            && bytes < BYTES_PER_BATCH
+            && let Ok(next) = tasks.try_recv()
+        {
+            bytes += next.bytes();
+            batch.push(next);
+        }
+        applier.run(batch);
     }
 }
 

@@ -11,7 +11,7 @@ mod network;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -24,7 +24,7 @@ use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use crate::{
-    applier::Applier,
+    applier::{Applier, ApplyTask},
     clock::{BootTime, Clock},
     config::{Config, GroupDescriptor},
     entry::Command,
@@ -67,6 +67,8 @@ struct SimNode {
 struct Running {
     worker: Worker,
     applier: Applier,
+    /// What the worker handed over and the applier has not come to.
+    queue: VecDeque<ApplyTask>,
     woken: Receiver<GroupId>,
     shared: BTreeMap<GroupId, Arc<GroupShared>>,
 }
@@ -92,6 +94,8 @@ struct Sim {
     invariants: Invariants,
     next_command: u64,
     restarts: u64,
+    /// How likely a node is to crash in a round.
+    crash_in_round: f64,
     seed: u64,
 }
 
@@ -107,6 +111,7 @@ impl Sim {
             invariants: Invariants::default(),
             next_command: 0,
             restarts: 0,
+            crash_in_round: 0.0,
             seed,
         };
         for id in (1..=nodes).map(NodeId) {
@@ -170,7 +175,8 @@ impl Sim {
             shared.insert(group, worker.add_group(descriptor, log).unwrap());
         }
         let applier = Applier::new(parts.state_machine, wake);
-        node.running = Some(Running { worker, applier, woken, shared });
+        let queue = VecDeque::new();
+        node.running = Some(Running { worker, applier, queue, woken, shared });
     }
 
     /// Stops a node as a power failure would: what was not synced is lost, from
@@ -208,15 +214,25 @@ impl Sim {
         }
     }
 
+    /// Runs a round of a node and then its applier, which may lag behind. Now and
+    /// then the node crashes in the middle of the round: after the messages that
+    /// may leave early, before the log is written.
     fn run(&mut self, id: NodeId) {
-        let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) else {
-            return;
-        };
+        let crashes = self.rng.random_bool(self.crash_in_round);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(running) = node.running.as_mut() else { return };
         for group in running.woken.try_iter() {
             running.worker.handle(Input::Wake(group));
         }
-        let tasks = running.worker.round().unwrap();
-        running.applier.run(tasks);
+        node.log.fail_writes(crashes);
+        let round = running.worker.round();
+        node.log.fail_writes(false);
+        match round {
+            Ok(tasks) => running.queue.extend(tasks),
+            Err(_) => return self.crash(id),
+        }
+        let count = self.rng.random_range(0..=running.queue.len());
+        running.applier.run(running.queue.drain(..count).collect());
     }
 
     fn check(&mut self) {
@@ -227,6 +243,8 @@ impl Sim {
                 self.invariants.one_leader_a_term(self.seed, *id, &status);
             }
             for group in &self.groups {
+                let state = node.log.state(*group).unwrap();
+                self.invariants.ballots_never_go_back(self.seed, *id, *group, state);
                 self.invariants.applied_entries_agree(self.seed, *id, *group, &node.machine);
             }
         }
@@ -280,7 +298,8 @@ impl Sim {
                 history.lock().unwrap().reads.push((group, acknowledged, id, index));
             }
         });
-        running.worker.handle(Input::Read(group, PendingRead::new(reply)));
+        let permit = Budget::new(1 << 20).take(1).unwrap();
+        running.worker.handle(Input::Read(group, PendingRead::new(reply, permit)));
     }
 
     fn random_node(&mut self) -> NodeId {
@@ -289,6 +308,7 @@ impl Sim {
 
     /// Runs without faults until every node applied the same, or too long.
     fn heal_and_settle(&mut self) {
+        self.crash_in_round = 0.0;
         self.network.lock().unwrap().heal();
         let down: Vec<NodeId> =
             self.nodes.iter().filter(|(_, n)| n.running.is_none()).map(|(id, _)| *id).collect();

@@ -4,7 +4,7 @@
 
 use crate::{
     log_store::LogState,
-    types::{HardState, INITIAL_POSITION, LogPosition},
+    types::{HardState, LogPosition},
 };
 
 /// What the state machine has on record of a replica.
@@ -24,8 +24,13 @@ pub struct ReplicaRecord {
 pub enum Startup {
     /// With its log as it is.
     Resume(LogState),
-    /// With a new, empty log after this position.
-    Create(LogPosition),
+    /// With a new, empty log.
+    Create {
+        /// The position before its first entry.
+        start: LogPosition,
+        /// Its first hard state.
+        hard_state: HardState,
+    },
     /// Not at all: something is missing that can only be had from its peers.
     Quarantine(String),
 }
@@ -35,7 +40,7 @@ pub enum Startup {
 pub fn decide_startup(record: ReplicaRecord, log: Result<Option<LogState>, String>) -> Startup {
     let log = match log {
         Ok(Some(log)) => log,
-        Ok(None) if !record.started => return Startup::Create(record.applied),
+        Ok(None) if !record.started => return create(record.applied, HardState::default()),
         Ok(None) => {
             return Startup::Quarantine("its Raft log is missing although it had one".to_owned());
         }
@@ -50,7 +55,7 @@ pub fn decide_startup(record: ReplicaRecord, log: Result<Option<LogState>, Strin
     }
     if applied > log.last.index {
         if record.applied_by_snapshot {
-            return Startup::Create(record.applied);
+            return create(record.applied, log.hard_state);
         }
         return Startup::Quarantine(format!(
             "its state was applied up to index {applied}, but its Raft log ends at {}",
@@ -66,9 +71,12 @@ pub fn decide_startup(record: ReplicaRecord, log: Result<Option<LogState>, Strin
     Startup::Resume(log)
 }
 
-/// The hard state of a log created after `start`.
-pub(crate) fn created_hard_state(start: LogPosition) -> HardState {
-    HardState { term: start.term.max(INITIAL_POSITION.term), vote: None, commit: start.index }
+/// A log created after `start`. A vote that was given stays given: the replica
+/// must not vote again in its term.
+fn create(start: LogPosition, before: HardState) -> Startup {
+    let term = start.term.max(before.term);
+    let vote = before.vote.filter(|_| term == before.term);
+    Startup::Create { start, hard_state: HardState { term, vote, commit: start.index } }
 }
 
 #[cfg(test)]
@@ -103,7 +111,9 @@ mod tests {
     #[test]
     fn a_log_is_created_only_for_a_replica_that_never_started() {
         let fresh = ReplicaRecord { started: false, ..record(5) };
-        assert_eq!(decide_startup(fresh, Ok(None)), Startup::Create(at(5)));
+        let hard_state = HardState { term: Term(6), vote: None, commit: Index(5) };
+        let created = Startup::Create { start: at(5), hard_state };
+        assert_eq!(decide_startup(fresh, Ok(None)), created);
         assert!(is_quarantined(decide_startup(record(5), Ok(None))));
     }
 
@@ -112,7 +122,21 @@ mod tests {
         let found = log(5, 20, 18);
         assert!(is_quarantined(decide_startup(record(21), Ok(Some(found)))));
         let installed = ReplicaRecord { applied_by_snapshot: true, ..record(21) };
-        assert_eq!(decide_startup(installed, Ok(Some(found))), Startup::Create(at(21)));
+        let hard_state = HardState { term: Term(6), vote: None, commit: Index(21) };
+        let created = Startup::Create { start: at(21), hard_state };
+        assert_eq!(decide_startup(installed, Ok(Some(found))), created);
+    }
+
+    #[test]
+    fn a_vote_given_before_a_snapshot_stays_given() {
+        let installed = ReplicaRecord { applied_by_snapshot: true, ..record(21) };
+        let mut found = log(5, 20, 18);
+        found.hard_state.term = Term(9);
+        found.hard_state.vote = Some(crate::types::ReplicaId(3));
+        let Startup::Create { hard_state, .. } = decide_startup(installed, Ok(Some(found))) else {
+            panic!("the log is made anew");
+        };
+        assert_eq!(hard_state, HardState { commit: Index(21), ..found.hard_state });
     }
 
     #[test]

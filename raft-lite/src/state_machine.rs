@@ -90,6 +90,10 @@ pub trait StateMachine: Send + Sync {
         outcomes: &mut Vec<CommandOutcome>,
     ) -> Result<(), ApplyError>;
 
+    /// Asks that what is applied be brought to the disk soon, so that logs can be
+    /// truncated. Does not wait for it.
+    fn request_flush(&self);
+
     /// The applied index that would be found after a crash right now: the log up
     /// to it is not needed any more.
     fn persisted_index(&self, group: GroupId) -> Result<Index, ApplyError>;

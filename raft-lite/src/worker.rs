@@ -37,6 +37,11 @@ const COMPACT_INTERVAL_TICKS: u64 = 64;
 /// Ticks between two attempts to give space of truncated logs back.
 const RECLAIM_INTERVAL_TICKS: u64 = 200;
 
+/// Bytes appended to the logs after which the state machine is asked to bring its
+/// state to the disk: bounds how much log has to be kept, and replayed after a
+/// crash.
+const FLUSH_AFTER_BYTES: usize = 128 << 20;
+
 /// What a worker is told.
 pub(crate) enum Input {
     Propose(PendingProposal),
@@ -84,12 +89,22 @@ pub(crate) struct Worker {
     ticks: u64,
     /// Reclaims space of the log; one worker of a node does.
     reclaims: bool,
+    /// Bytes appended since the state machine was last asked to flush.
+    unflushed_bytes: usize,
 }
 
 impl Worker {
     pub(crate) fn new(parts: WorkerParts, reclaims: bool) -> Self {
         let next_tick = parts.clock.now() + parts.config.tick_interval;
-        Worker { parts, groups: BTreeMap::new(), dirty: Vec::new(), next_tick, ticks: 0, reclaims }
+        Worker {
+            parts,
+            groups: BTreeMap::new(),
+            dirty: Vec::new(),
+            next_tick,
+            ticks: 0,
+            reclaims,
+            unflushed_bytes: 0,
+        }
     }
 
     /// Starts a replica whose log was found or made.
@@ -212,6 +227,11 @@ impl Worker {
             self.guarded(id, |group| group.collect(&mut round));
         }
         round.flush(&*self.parts.transport);
+        self.unflushed_bytes += round.appended_bytes;
+        if self.unflushed_bytes >= FLUSH_AFTER_BYTES {
+            self.unflushed_bytes = 0;
+            self.parts.state_machine.request_flush();
+        }
         let write = mem::take(&mut round.write);
         if !write.is_empty() {
             let durability =
@@ -253,6 +273,10 @@ impl Worker {
         }
         if self.reclaims && self.ticks.is_multiple_of(RECLAIM_INTERVAL_TICKS) {
             let in_the_way = self.parts.log.reclaim()?;
+            if !in_the_way.is_empty() {
+                // What they need is truncated at the next look.
+                self.parts.state_machine.request_flush();
+            }
             self.compact(1, Some(&in_the_way))?;
         }
         Ok(())

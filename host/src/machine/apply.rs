@@ -39,6 +39,13 @@ impl StateMachine for Machine {
         Ok(())
     }
 
+    fn request_flush(&self) {
+        if let Err(error) = self.storage.start_flush() {
+            // The next write meets the same trouble, and stops the replica.
+            tracing::warn!("cannot flush the database: {error}");
+        }
+    }
+
     fn persisted_index(&self, group: GroupId) -> Result<Index, ApplyError> {
         match self.storage.persisted_apply_state(group) {
             Ok(state) => Ok(state.applied.index),

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use raft_lite::GroupId;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, Options, ReadOptions, ReadTier, WriteBatch,
+    BlockBasedOptions, Cache, DB, DBCompressionType, FlushOptions, Options, ReadOptions, ReadTier, WriteBatch,
     WriteOptions,
 };
 
@@ -86,6 +86,13 @@ impl Storage {
     /// Brings everything written so far to the disk.
     pub fn flush(&self) -> Result<(), StorageError> {
         Ok(self.db.flush()?)
+    }
+
+    /// Begins to bring what was written so far to the disk, and does not wait.
+    pub fn start_flush(&self) -> Result<(), StorageError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        Ok(self.db.flush_opt(&options)?)
     }
 
     /// All replicas on record, in the order of their groups.

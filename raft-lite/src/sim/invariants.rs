@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::machine::SimMachine;
 use crate::{
+    log_store::LogState,
     shared::{GroupStatus, Role},
-    types::{GroupId, Index, NodeId, Term},
+    types::{GroupId, HardState, Index, NodeId, Term},
 };
 
 #[derive(Default)]
@@ -13,6 +14,7 @@ pub(super) struct Invariants {
     leaders: BTreeMap<(GroupId, Term), NodeId>,
     applied: BTreeMap<(GroupId, Index), (Term, Vec<u64>)>,
     checked: BTreeMap<(NodeId, GroupId), usize>,
+    ballots: BTreeMap<(NodeId, GroupId), HardState>,
 }
 
 impl Invariants {
@@ -55,6 +57,25 @@ impl Invariants {
             );
         }
         *checked = applied.len();
+    }
+
+    /// The term on disk never goes back, and within a term the vote never changes:
+    /// else a replica could vote twice (Raft paper, section 5.2).
+    pub(super) fn ballots_never_go_back(
+        &mut self,
+        seed: u64,
+        node: NodeId,
+        group: GroupId,
+        state: Option<LogState>,
+    ) {
+        let Some(now) = state.map(|state| state.hard_state) else { return };
+        let before = self.ballots.entry((node, group)).or_insert(now);
+        let vote_stays = now.term > before.term || before.vote.is_none() || before.vote == now.vote;
+        assert!(
+            now.term >= before.term && vote_stays,
+            "seed {seed}: node {node} forgot its vote in group {group}: {before:?}, then {now:?}"
+        );
+        *before = now;
     }
 
     /// Where a command took effect.

@@ -86,6 +86,8 @@ impl StateMachine for SimMachine {
         Ok(())
     }
 
+    fn request_flush(&self) {}
+
     fn persisted_index(&self, group: GroupId) -> Result<Index, ApplyError> {
         let mut state = self.state.lock().unwrap();
         // Being asked is as good a moment as any for a flush to have happened.

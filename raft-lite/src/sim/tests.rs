@@ -44,6 +44,7 @@ fn check_history(sim: &Sim) {
 /// Loss, delay, duplication, cuts, crashes and restarts, then peace.
 fn storm(seed: u64) -> (usize, usize) {
     let mut sim = Sim::new(seed, 3, 2);
+    sim.crash_in_round = 0.002;
     {
         let mut network = sim.network.lock().unwrap();
         network.loss = 0.05;
