@@ -39,7 +39,7 @@ pub struct Shard {
     module: PluginModule,
     limits: Limits,
     /// How far it got; changed only by the thread that applies its entries.
-    applied: Mutex<ApplyState>,
+    applied: Arc<Mutex<ApplyState>>,
 }
 
 impl Shard {
@@ -128,7 +128,7 @@ impl Machine {
     }
 
     fn add(&self, record: ShardRecord, plugins: &PluginStore) -> Result<(), OpenError> {
-        let applied = Mutex::new(self.storage.apply_state(record.group)?);
+        let applied = Arc::new(Mutex::new(self.storage.apply_state(record.group)?));
         let module = plugins.module(&record.plugin)?;
         let group = record.group;
         let shard = Shard { record, module, limits: Limits::default(), applied };
@@ -152,7 +152,8 @@ impl Machine {
                 record: ShardRecord { started: true, ..shard.record.clone() },
                 module: shard.module.clone(),
                 limits: shard.limits,
-                applied: Mutex::new(shard.applied()),
+                // Shared: an applier may be at work with the shard as it was.
+                applied: Arc::clone(&shard.applied),
             };
             writes.put_record(&started.record);
             shards.insert(group, Arc::new(started));

@@ -13,12 +13,14 @@ mod state_machine;
 mod status;
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use raft_lite::MultiRaft;
+use tokio::sync::Semaphore;
 
 use crate::{machine::Machine, metrics::Metrics};
 
@@ -29,6 +31,9 @@ pub use routing::RoutingTable;
 pub use scan::{Pair, ScanRequest, Scanner};
 pub use state_machine::{Request, RequestKind};
 pub use status::{NodeStatus, ShardStatus, Slots};
+
+/// Reads that may run or wait on threads of their own.
+const MAX_LONG_READS: usize = 256;
 
 /// What clients may ask for at most.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +59,14 @@ impl Default for RequestLimits {
             request_bytes: 64 << 20,
             timeout: Duration::from_secs(10),
         }
+    }
+}
+
+impl RequestLimits {
+    /// Longest message that is decoded at all: what exceeds the limits is refused
+    /// by name, and only what exceeds this by its size alone.
+    pub fn message_bytes(&self) -> usize {
+        2 * self.request_bytes
     }
 }
 
@@ -86,8 +99,10 @@ pub struct Service {
     limits: RequestLimits,
     metrics: Arc<Metrics>,
     info: NodeInfo,
-    data_folder: std::path::PathBuf,
+    data_folder: PathBuf,
     started: Instant,
+    /// Bounds the reads that wait for threads of their own.
+    long_reads: Semaphore,
 }
 
 /// What a service is made of.
@@ -105,7 +120,7 @@ pub struct ServiceParts {
     /// Who the node is.
     pub info: NodeInfo,
     /// The folder whose size is reported.
-    pub data_folder: std::path::PathBuf,
+    pub data_folder: PathBuf,
 }
 
 impl Service {
@@ -113,7 +128,8 @@ impl Service {
     pub fn new(parts: ServiceParts) -> Self {
         let ServiceParts { raft, machine, routing, limits, metrics, info, data_folder } = parts;
         let started = Instant::now();
-        Service { raft, machine, routing, limits, metrics, info, data_folder, started }
+        let long_reads = Semaphore::new(MAX_LONG_READS);
+        Service { raft, machine, routing, limits, metrics, info, data_folder, started, long_reads }
     }
 
     /// What clients may ask for.

@@ -31,7 +31,7 @@ pub(super) fn router(
 ) -> io::Result<Router> {
     // What exceeds the service's own limits is refused by it, with a detail; the
     // decoder's limit only bounds memory and must lie above.
-    let limit = 2 * service.limits().request_bytes;
+    let limit = service.limits().message_bytes();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -48,7 +48,8 @@ pub(super) fn router(
             state_machine.max_decoding_message_size(limit).max_encoding_message_size(usize::MAX),
         )
         .add_service(admin);
-    Ok(routes.into_axum_router().layer(middleware::map_response(name_oversized_messages)))
+    let name_oversized = move |response| async move { name_oversized_message(response, limit) };
+    Ok(routes.into_axum_router().layer(middleware::map_response(name_oversized)))
 }
 
 pub(super) async fn set_health(health: &HealthReporter, ready: bool) {
@@ -60,11 +61,13 @@ pub(super) async fn set_health(health: &HealthReporter, ready: bool) {
 
 /// A message above the decoder's limit is an invalid argument to our users;
 /// tonic calls it out of range, which no handler here ever answers.
-async fn name_oversized_messages(mut response: Response) -> Response {
-    if let Some(status) = response.headers_mut().get_mut("grpc-status")
-        && *status == HeaderValue::from(Code::OutOfRange as i32)
+fn name_oversized_message(mut response: Response, limit: usize) -> Response {
+    let headers = response.headers_mut();
+    let code = headers.get("grpc-status");
+    if code == Some(&HeaderValue::from(Code::OutOfRange as i32))
+        && let Err(error) = status::oversized_message(limit).add_header(headers)
     {
-        *status = HeaderValue::from(Code::InvalidArgument as i32);
+        tracing::debug!("cannot describe an oversized message: {error}");
     }
     response
 }

@@ -23,6 +23,8 @@ const HEALTH_INTERVAL: Duration = Duration::from_millis(200);
 /// Bytes a client may send ahead on one HTTP/2 stream, and on one connection.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Bytes of a request's headers: room for the longest key, percent-encoded.
+const MAX_HEADER_BYTES: u32 = 256 << 10;
 /// Requests that may run at once on one connection.
 const MAX_CONCURRENT_STREAMS: u32 = 4096;
 
@@ -36,7 +38,7 @@ pub async fn serve(
     // The names must be known before anybody can ask for them.
     let ready = service.readiness().is_ok();
     grpc::set_health(&health, ready).await;
-    let health_task = tokio::spawn(report_health(Arc::clone(&service), health, ready));
+    let health_task = tokio::spawn(report_health(Arc::clone(&service), health.clone(), ready));
     let router = grpc::router(Arc::clone(&service), health_service)?.merge(http::router(service));
     let router = TowerToHyperService::new(router.fallback(http::not_found));
     let builder = connection_builder();
@@ -66,6 +68,7 @@ pub async fn serve(
     }
     drop(listener);
     health_task.abort();
+    grpc::set_health(&health, false).await;
     if timeout(DRAIN_TIME, connections.shutdown()).await.is_err() {
         tracing::info!("stopped with requests under way after {DRAIN_TIME:?}");
     }
@@ -88,6 +91,7 @@ fn connection_builder() -> auto::Builder<TokioExecutor> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10));
     builder

@@ -24,30 +24,54 @@ impl ExecutorPool {
         ExecutorPool { engine, state, returned: Condvar::new() }
     }
 
-    /// Runs `work` with an executor.
+    /// Runs `work` with an executor. One that is in use when `work` panics is not
+    /// used again.
     pub(super) fn run<T>(
         &self,
         work: impl FnOnce(&mut Executor) -> Result<T, HostError>,
     ) -> Result<T, HostError> {
-        let mut executor = self.take()?;
+        let mut place = self.take();
+        let mut executor = match place.executor.take() {
+            Some(executor) => executor,
+            None => Executor::new(&self.engine, Reuse::Keep)?,
+        };
         let result = work(&mut executor);
-        self.state.lock().idle.push(executor);
-        self.returned.notify_one();
+        place.executor = Some(executor);
         result
     }
 
-    fn take(&self) -> Result<Executor, HostError> {
+    /// Waits for one of the places.
+    fn take(&self) -> Place<'_> {
         let mut state = self.state.lock();
         loop {
-            if let Some(executor) = state.idle.pop() {
-                return Ok(executor);
+            let executor = state.idle.pop();
+            if executor.is_some() {
+                return Place { pool: self, executor };
             }
             if state.unmade > 0 {
                 state.unmade -= 1;
-                drop(state);
-                return Executor::new(&self.engine, Reuse::Keep);
+                return Place { pool: self, executor };
             }
             self.returned.wait(&mut state);
         }
+    }
+}
+
+/// The right to use one executor; goes back to the pool, with the executor if it
+/// is whole.
+struct Place<'a> {
+    pool: &'a ExecutorPool,
+    executor: Option<Executor>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pool.state.lock();
+        match self.executor.take() {
+            Some(executor) => state.idle.push(executor),
+            None => state.unmade += 1,
+        }
+        drop(state);
+        self.pool.returned.notify_one();
     }
 }

@@ -32,9 +32,8 @@ impl PluginStorage for Overlay {
         Ok(())
     }
 
-    fn scan_open(&mut self, scan: ScanId, range: ScanRange<'_>) -> Result<(), StorageError> {
-        Overlay::scan_open(self, scan.0, range.start, range.end, range.reverse);
-        Ok(())
+    fn scan_open(&mut self, scan: ScanId, range: ScanRange<'_>) -> Result<usize, StorageError> {
+        Ok(Overlay::scan_open(self, scan.0, range.start, range.end, range.reverse))
     }
 
     fn scan_next(&mut self, scan: ScanId, row: &mut RowFn<'_>) -> Result<(), StorageError> {

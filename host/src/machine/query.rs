@@ -60,6 +60,8 @@ pub struct ShardReader {
 impl Machine {
     /// The present state of a shard.
     pub fn reader(self: &Arc<Self>, group: GroupId) -> Result<ShardReader, QueryError> {
+        // Before the snapshot, which is then at least as new as it says.
+        let applied = self.shard(group).ok_or(QueryError::NoShard(group))?.applied();
         let snapshot = Arc::new(OwnedSnapshot::new(Arc::clone(&self.storage)));
         // Ownership is looked at after the snapshot was taken: a shard that owned
         // a slot then still owned it in the snapshot.
@@ -67,7 +69,6 @@ impl Machine {
         if shard.record.frozen {
             return Err(QueryError::Frozen);
         }
-        let applied = shard.applied();
         let (machine, view) = (Arc::clone(self), ReadView::Snapshot(snapshot));
         Ok(ShardReader { machine, shard, view, applied })
     }

@@ -5,7 +5,7 @@
 //! seen by, an earlier one on its key. Writes of one key need no new wave: the
 //! log keeps their order.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use bytes::Bytes;
 
@@ -60,6 +60,13 @@ impl Operation {
         }
     }
 
+    fn bytes(&self) -> usize {
+        match self {
+            Operation::Put { key, value, .. } => key.len() + value.len(),
+            Operation::Get { key, .. } | Operation::Delete { key } => key.len(),
+        }
+    }
+
     fn is_read(&self) -> bool {
         matches!(self, Operation::Get { .. })
     }
@@ -77,8 +84,18 @@ impl Service {
                 format!("the batch has {} operations, the limit is {limit}", operations.len());
             return Err(ServiceError::invalid("operations", &format!("at most {limit}"), &message));
         }
+        let bytes = operations.iter().map(Operation::bytes).sum();
+        super::check_length("operations", bytes, self.limits.request_bytes)?;
         let mut results = Vec::with_capacity(operations.len());
+        let deadline = Instant::now() + self.limits.timeout;
         for wave in waves(operations) {
+            if Instant::now() >= deadline {
+                let late = || ServiceError::ResourceExhausted {
+                    resource: "the time for one batch".to_owned(),
+                };
+                results.extend(wave.iter().map(|_| Err(late())));
+                continue;
+            }
             let requests = wave.iter().map(|operation| self.request_of(operation)).collect();
             let replies = self.run_checked(requests).await;
             results.extend(wave.iter().zip(replies).map(|(operation, reply)| {

@@ -46,6 +46,18 @@ pub enum ServiceError {
         /// What it said.
         message: String,
     },
+    /// The shard runs another plugin than the request is meant for. Nothing
+    /// happened.
+    #[error(
+        "shard {shard} runs the plugin {plugin}, not the key-value store: \
+         use the StateMachine service"
+    )]
+    OtherPlugin {
+        /// The shard.
+        shard: String,
+        /// What its plugin calls itself.
+        plugin: String,
+    },
     /// Too much is waiting. Nothing happened.
     #[error("the node has too much to do: {resource}; try again later")]
     ResourceExhausted {
@@ -106,8 +118,9 @@ impl ServiceError {
                 ServiceError::ResourceExhausted { resource: format!("queue of shard {shard}") }
             }
             RequestError::Unavailable(reason) => ServiceError::ShardUnavailable { shard, reason },
-            RequestError::OutcomeUnknown | RequestError::Stopping => {
-                ServiceError::OutcomeUnknown { reason: error.to_string() }
+            RequestError::OutcomeUnknown(reason) => ServiceError::OutcomeUnknown { reason },
+            RequestError::Stopping => {
+                ServiceError::OutcomeUnknown { reason: RequestError::Stopping.to_string() }
             }
         }
     }

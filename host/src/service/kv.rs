@@ -55,6 +55,12 @@ impl Service {
         read_delete(&self.run_one(key, command, kind, OperationKind::Delete).await?)
     }
 
+    /// Another plugin would make something of the store's commands, but not this.
+    fn check_is_kv(&self, key: &[u8]) -> Result<(), ServiceError> {
+        let (_, route) = self.routing.route(key)?;
+        route.check_is_kv()
+    }
+
     pub(super) fn put_command(
         &self,
         key: &[u8],
@@ -63,6 +69,7 @@ impl Service {
     ) -> Result<Bytes, ServiceError> {
         self.check_key(key)?;
         self.check_value(value)?;
+        self.check_is_kv(key)?;
         let expected = match expected {
             Expected::Any => None,
             Expected::Version(version) => Some(version),
@@ -73,11 +80,13 @@ impl Service {
 
     pub(super) fn delete_command(&self, key: &[u8]) -> Result<Bytes, ServiceError> {
         self.check_key(key)?;
+        self.check_is_kv(key)?;
         Ok(protocol::Command::Delete { key }.encode().into())
     }
 
     pub(super) fn get_request(&self, key: &[u8]) -> Result<Bytes, ServiceError> {
         self.check_key(key)?;
+        self.check_is_kv(key)?;
         Ok(protocol::Query::Get { key }.encode().into())
     }
 }

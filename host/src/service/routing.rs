@@ -26,6 +26,22 @@ pub struct ShardRoute {
     pub name: Arc<str>,
     /// Its place in the table, for counters.
     pub ordinal: usize,
+    /// What its plugin calls itself.
+    pub plugin: Arc<str>,
+}
+
+/// What the key-value store calls itself.
+const KV_PLUGIN: &str = "kv";
+
+impl ShardRoute {
+    /// Whether the shard's plugin understands the commands of the key-value store.
+    pub fn check_is_kv(&self) -> Result<(), ServiceError> {
+        if &*self.plugin == KV_PLUGIN {
+            return Ok(());
+        }
+        let (shard, plugin) = (self.name.to_string(), self.plugin.to_string());
+        Err(ServiceError::OtherPlugin { shard, plugin })
+    }
 }
 
 impl RoutingTable {
@@ -41,7 +57,8 @@ impl RoutingTable {
                 }
             }
             let name = record.name.as_str().into();
-            table.shards.push(ShardRoute { group: record.group, name, ordinal });
+            let plugin = shard.module().info().manifest.name.as_str().into();
+            table.shards.push(ShardRoute { group: record.group, name, ordinal, plugin });
         }
         table
     }

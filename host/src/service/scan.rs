@@ -24,13 +24,18 @@ use crate::{
 
 /// Pairs of one page, at most.
 const PAGE_PAIRS: usize = 1024;
-/// Bytes of keys and values after which a page ends.
+/// Bytes of keys and values of one page, unless a single pair has more.
 const PAGE_BYTES: usize = 1 << 20;
-/// Bytes of one slot's chunk after which it ends.
-const CHUNK_BYTES: u32 = 64 << 10;
 /// Pairs of one slot's chunk: enough for a page from a single slot, and few from
 /// each of many.
 const CHUNK_PAIRS: (usize, usize) = (8, 512);
+/// Bytes that the chunks of all slots may have together, roughly.
+const CHUNKS_BYTES: usize = 16 << 20;
+/// Slots whose chunks are read together.
+const SLOTS_AT_ONCE: usize = 8;
+/// Longest value that waits in a chunk; longer ones are read when it is their
+/// turn, so that a chunk of each of many slots stays small.
+const HELD_VALUE_BYTES: usize = 4 << 10;
 
 /// What to scan.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +70,16 @@ pub struct Scanner {
     heads: BinaryHeap<Reverse<(Bytes, usize)>>,
     left: u64,
     chunk_pairs: u32,
+    chunk_bytes: u32,
+}
+
+/// A pair that waits for its turn.
+struct Row {
+    key: Bytes,
+    /// None if it is too long to wait with the rest.
+    value: Option<Bytes>,
+    value_bytes: usize,
+    version: u64,
 }
 
 /// One slot's part of a scan.
@@ -72,7 +87,7 @@ struct SlotScan {
     slot: Slot,
     /// Its shard's place in `Scanner::shards`.
     shard: usize,
-    chunk: VecDeque<Pair>,
+    chunk: VecDeque<Row>,
     /// Last key read so far.
     after: Bytes,
     /// There may be more to read behind the chunk.
@@ -99,6 +114,9 @@ impl Service {
                 self.routing.shards().iter().map(|r| (r.clone(), of_shard(r))).collect()
             }
         };
+        for (route, _) in &routes {
+            route.check_is_kv()?;
+        }
         let barriers =
             routes.iter().map(|(route, _)| self.read_barrier(route, request.consistency));
         try_join_all(barriers).await?;
@@ -123,7 +141,9 @@ impl Service {
         let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(PAGE_PAIRS);
         let (least, most) = CHUNK_PAIRS;
         let chunk_pairs = (2 * wanted / slots.len().max(1)).clamp(least, most) as u32;
-        Ok(Scanner { request, shards, slots, heads: BinaryHeap::new(), left, chunk_pairs })
+        let chunk_bytes = (CHUNKS_BYTES / slots.len().max(1)).clamp(1 << 10, 64 << 10) as u32;
+        let heads = BinaryHeap::new();
+        Ok(Scanner { request, shards, slots, heads, left, chunk_pairs, chunk_bytes })
     }
 
     /// Runs the next page of a scan where it does not hold others up.
@@ -131,11 +151,11 @@ impl Service {
         &self,
         mut scanner: Scanner,
     ) -> Result<(Scanner, Vec<Pair>), ServiceError> {
-        let page = tokio::task::spawn_blocking(move || {
+        self.run_long(move || {
             let page = scanner.next_page()?;
             Ok((scanner, page))
-        });
-        page.await.map_err(|error| ServiceError::Internal(error.to_string()))?
+        })
+        .await?
     }
 }
 
@@ -160,24 +180,66 @@ impl Scanner {
     fn next_page(&mut self) -> Result<Vec<Pair>, ServiceError> {
         let mut page = Vec::new();
         let mut bytes = 0;
-        let empty: Vec<usize> = (0..self.slots.len()).filter(|i| self.slots[*i].is_dry()).collect();
-        self.refill(&empty)?;
-        while page.len() < PAGE_PAIRS && bytes < PAGE_BYTES && self.left > 0 {
-            let Some(Reverse((_, place))) = self.heads.pop() else { break };
-            let slot = &mut self.slots[place];
-            let Some(pair) = slot.chunk.pop_front() else {
+        let dry: Vec<usize> = (0..self.slots.len()).filter(|i| self.slots[*i].is_dry()).collect();
+        for places in dry.chunks(SLOTS_AT_ONCE) {
+            self.refill(places)?;
+        }
+        while page.len() < PAGE_PAIRS && self.left > 0 {
+            let Some(Reverse((_, place))) = self.heads.peek() else { break };
+            let place = *place;
+            let Some(row) = self.slots[place].chunk.front() else {
                 return Err(ServiceError::Internal("a scan lost its place".to_owned()));
             };
-            bytes += pair.key.len() + pair.value.len();
-            page.push(pair);
-            self.left -= 1;
-            match slot.chunk.front() {
-                Some(next) => self.heads.push(Reverse((next.key.clone(), place))),
-                None if slot.more && self.left > 0 => self.refill(&[place])?,
-                None => {}
+            bytes += row.key.len() + row.value_bytes;
+            if bytes > PAGE_BYTES && !page.is_empty() {
+                break;
             }
+            self.heads.pop();
+            page.extend(self.take(place)?);
+            self.left -= 1;
         }
         Ok(page)
+    }
+
+    /// Takes the first row of a slot's chunk, and brings the one after it up.
+    fn take(&mut self, place: usize) -> Result<Option<Pair>, ServiceError> {
+        let slot = &mut self.slots[place];
+        let Some(row) = slot.chunk.pop_front() else { return Ok(None) };
+        match slot.chunk.front() {
+            Some(next) => self.heads.push(Reverse((next.key.clone(), place))),
+            None if slot.more && self.left > 1 => self.refill(&[place])?,
+            None => {}
+        }
+        let value = match row.value {
+            Some(value) => value,
+            None => self.read_value(place, &row.key)?,
+        };
+        Ok(Some(Pair { key: row.key, value, version: row.version }))
+    }
+
+    /// Reads a value that was too long to wait, from the snapshot it was seen in.
+    fn read_value(&self, place: usize, key: &[u8]) -> Result<Bytes, ServiceError> {
+        let slot = &self.slots[place];
+        let request = protocol::Query::Get { key }.encode().into();
+        let queries = [Query { slot: slot.slot, request }];
+        let response = self.answers(slot.shard, &queries)?.pop().unwrap_or_default();
+        let found = protocol::decode_get(&response).map_err(ServiceError::foreign_response)?;
+        let gone = || ServiceError::Internal("a snapshot lost a value".to_owned());
+        Ok(response.slice(found.ok_or_else(gone)?.value))
+    }
+
+    /// The plugin's responses to queries of one shard.
+    fn answers(&self, shard: usize, queries: &[Query]) -> Result<Vec<Bytes>, ServiceError> {
+        let replies = self.shards[shard].query(queries, false);
+        let replies = replies.map_err(|error| ServiceError::Internal(error.to_string()))?;
+        let response = |reply| match reply {
+            QueryReply::Done(result) => Ok(result?),
+            QueryReply::SlotNotOwned | QueryReply::TooLong => {
+                let text = "a snapshot does not own its shard's slots";
+                Err(ServiceError::Internal(text.to_owned()))
+            }
+        };
+        replies.into_iter().map(response).collect()
     }
 
     /// Reads the next chunk of slots whose chunk ran empty.
@@ -189,17 +251,8 @@ impl Scanner {
                 continue;
             }
             let queries: Vec<Query> = of_shard.iter().map(|place| self.query(*place)).collect();
-            let replies = self.shards[shard].query(&queries, false);
-            let replies = replies.map_err(|error| ServiceError::Internal(error.to_string()))?;
-            for (place, reply) in of_shard.into_iter().zip(replies) {
-                let response = match reply {
-                    QueryReply::Done(result) => result?,
-                    QueryReply::SlotNotOwned | QueryReply::TooLong => {
-                        let text = "a snapshot does not own its shard's slots".to_owned();
-                        return Err(ServiceError::Internal(text));
-                    }
-                };
-                self.take_chunk(place, response)?;
+            for (place, response) in of_shard.into_iter().zip(self.answers(shard, &queries)?) {
+                self.take_chunk(place, &response)?;
             }
         }
         Ok(())
@@ -211,20 +264,25 @@ impl Scanner {
             prefix: &self.request.prefix,
             after: (!slot.after.is_empty()).then_some(slot.after.as_ref()),
             max_rows: self.chunk_pairs,
-            max_bytes: CHUNK_BYTES,
+            max_bytes: self.chunk_bytes,
         };
         Query { slot: slot.slot, request: protocol::Query::Scan(scan).encode().into() }
     }
 
-    fn take_chunk(&mut self, place: usize, response: Bytes) -> Result<(), ServiceError> {
-        let chunk =
-            protocol::ScanPage::decode(&response).map_err(ServiceError::foreign_response)?;
+    /// Keeps a chunk's rows. They are copied, so that the response can go.
+    fn take_chunk(&mut self, place: usize, response: &[u8]) -> Result<(), ServiceError> {
+        let chunk = protocol::ScanPage::decode(response).map_err(ServiceError::foreign_response)?;
         let slot = &mut self.slots[place];
         slot.more = chunk.more();
-        slot.chunk.extend(chunk.rows().map(|row| Pair {
-            key: response.slice(row.key),
-            value: response.slice(row.value),
-            version: row.version,
+        slot.chunk.extend(chunk.rows().map(|row| {
+            let value = &response[row.value];
+            let held = value.len() <= HELD_VALUE_BYTES;
+            Row {
+                key: Bytes::copy_from_slice(&response[row.key]),
+                value: held.then(|| Bytes::copy_from_slice(value)),
+                value_bytes: value.len(),
+                version: row.version,
+            }
         }));
         if let Some(last) = slot.chunk.back() {
             slot.after = last.key.clone();

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, time::Instant};
 
 use bytes::Bytes;
 use raft_lite::{Command, CommandOutcome, NodeId, Proposal, RequestError};
-use tokio::{sync::oneshot, task, time::timeout};
+use tokio::{
+    sync::oneshot,
+    task,
+    time::{timeout, timeout_at},
+};
 
 use super::{Consistency, Service, ServiceError, check_length, routing::ShardRoute};
 use crate::{
@@ -42,19 +46,44 @@ struct ShardRequests {
 
 type Reply = Result<Bytes, ServiceError>;
 
+/// Queries that are answered on the thread that received them, if they are short.
+const INLINE_QUERIES: usize = 64;
+/// Bytes of commands that are proposed as one.
+const PROPOSAL_BYTES: usize = 1 << 20;
+
+/// Cuts commands into proposals of bounded size; a large one goes alone.
+fn proposals(commands: impl Iterator<Item = Command>) -> Vec<Vec<Command>> {
+    let mut proposals = Vec::new();
+    let mut current = Vec::new();
+    let mut bytes = 0;
+    for command in commands {
+        if !current.is_empty() && bytes + command.size() > PROPOSAL_BYTES {
+            proposals.push(std::mem::take(&mut current));
+            bytes = 0;
+        }
+        bytes += command.size();
+        current.push(command);
+    }
+    if !current.is_empty() {
+        proposals.push(current);
+    }
+    proposals
+}
+
 impl Service {
     /// Runs a command in the slot of `key`.
     pub async fn apply(&self, key: &[u8], command: Bytes) -> Reply {
         self.check_key(key)?;
-        self.check_payload(&command)?;
+        self.check_payload(RequestKind::Apply, &command)?;
         self.run_one(key, command, RequestKind::Apply, OperationKind::Apply).await
     }
 
     /// Answers a query in the slot of `key`.
     pub async fn query(&self, key: &[u8], request: Bytes, consistency: Consistency) -> Reply {
         self.check_key(key)?;
-        self.check_payload(&request)?;
-        self.run_one(key, request, RequestKind::Query(consistency), OperationKind::Query).await
+        let kind = RequestKind::Query(consistency);
+        self.check_payload(kind, &request)?;
+        self.run_one(key, request, kind, OperationKind::Query).await
     }
 
     /// Runs many requests at once; each has a result of its own, in their order.
@@ -63,16 +92,20 @@ impl Service {
     pub async fn run_many(&self, requests: Vec<Request>) -> Vec<Reply> {
         let checked = requests.into_iter().map(|request| {
             self.check_key(&request.key)?;
-            self.check_payload(&request.payload)?;
+            self.check_payload(request.kind, &request.payload)?;
             Ok(request)
         });
         self.run_checked(checked.collect()).await
     }
 
-    fn check_payload(&self, payload: &Bytes) -> Result<(), ServiceError> {
+    fn check_payload(&self, kind: RequestKind, payload: &Bytes) -> Result<(), ServiceError> {
+        let field = match kind {
+            RequestKind::Apply => "command",
+            RequestKind::Query(_) => "request",
+        };
         // A command carries at most a key and a value and what the plugin's format adds.
         let limit = self.limits.key_bytes + self.limits.value_bytes + 1024;
-        check_length("command", payload.len(), limit)
+        check_length(field, payload.len(), limit)
     }
 
     /// One validated request on the shortest way.
@@ -105,7 +138,8 @@ impl Service {
     ) -> Vec<Reply> {
         let mut replies: Vec<Option<Reply>> = Vec::new();
         replies.resize_with(requests.len(), || None);
-        let mut groups: BTreeMap<(usize, u8), (RequestKind, ShardRequests)> = BTreeMap::new();
+        // By kind first: commands are proposed before queries are answered.
+        let mut groups: BTreeMap<(u8, usize), (RequestKind, ShardRequests)> = BTreeMap::new();
         for (place, request) in requests.into_iter().enumerate() {
             let routed = request.and_then(|request| {
                 let (slot, route) = self.routing.route(&request.key)?;
@@ -114,7 +148,7 @@ impl Service {
                     RequestKind::Query(Consistency::Linearizable) => 1,
                     RequestKind::Query(Consistency::Stale) => 2,
                 };
-                let (_, group) = groups.entry((route.ordinal, kind)).or_insert_with(|| {
+                let (_, group) = groups.entry((kind, route.ordinal)).or_insert_with(|| {
                     let route = route.clone();
                     (request.kind, ShardRequests { route, places: vec![], payloads: vec![] })
                 });
@@ -151,7 +185,9 @@ impl Service {
         }
     }
 
-    /// Proposes commands of one shard as one and waits until they are applied.
+    /// Proposes commands of one shard, in order, and waits until they are applied.
+    /// Many or large ones go as several proposals, so that no log entry gets too
+    /// large.
     async fn propose(
         &self,
         route: &ShardRoute,
@@ -162,14 +198,37 @@ impl Service {
             payload,
             ..Default::default()
         };
-        let (sender, receiver) = oneshot::channel();
-        self.raft.propose(Proposal {
-            group: route.group,
-            commands: commands.into_iter().map(command).collect(),
-            // The receiver may have given up.
-            reply: Box::new(move |result| drop(sender.send(result))),
-        });
-        let outcomes = match timeout(self.limits.timeout, receiver).await {
+        let mut waiting = Vec::new();
+        for commands in proposals(commands.into_iter().map(command)) {
+            let (sender, receiver) = oneshot::channel();
+            let count = commands.len();
+            self.raft.propose(Proposal {
+                group: route.group,
+                commands,
+                // The receiver may have given up.
+                reply: Box::new(move |result| drop(sender.send(result))),
+            });
+            waiting.push((count, receiver));
+        }
+        let deadline = Instant::now() + self.limits.timeout;
+        let mut replies = Vec::new();
+        for (count, receiver) in waiting {
+            match self.outcomes(receiver, deadline, route).await {
+                Ok(outcomes) => replies.extend(outcomes),
+                Err(error) => replies.extend((0..count).map(|_| Err(error.clone()))),
+            }
+        }
+        Ok(replies)
+    }
+
+    /// Waits for the outcomes of one proposal.
+    async fn outcomes(
+        &self,
+        receiver: oneshot::Receiver<Result<Vec<CommandOutcome>, RequestError>>,
+        deadline: Instant,
+        route: &ShardRoute,
+    ) -> Result<Vec<Reply>, ServiceError> {
+        let outcomes = match timeout_at(deadline.into(), receiver).await {
             Ok(Ok(result)) => result.map_err(|error| self.request_error(error, route))?,
             Ok(Err(_)) => return Err(self.request_error(RequestError::Stopping, route)),
             Err(_) => {
@@ -199,12 +258,19 @@ impl Service {
             requests.into_iter().map(|(slot, request)| Query { slot, request }).collect();
         let of_query = |error| ServiceError::of_query(error, &route.name);
         let reader = self.machine.reader(route.group).map_err(of_query)?;
-        let mut replies = reader.query(&queries, true).map_err(of_query)?;
-        if replies.contains(&QueryReply::TooLong) {
-            let again = task::spawn_blocking(move || reader.query(&queries, false));
-            let again = again.await.map_err(|error| ServiceError::Internal(error.to_string()))?;
-            replies = again.map_err(of_query)?;
-        }
+        let inline = if queries.len() <= INLINE_QUERIES {
+            let replies = reader.query(&queries, true).map_err(of_query)?;
+            (!replies.contains(&QueryReply::TooLong)).then_some(replies)
+        } else {
+            None
+        };
+        let replies = match inline {
+            Some(replies) => replies,
+            None => {
+                let long = self.run_long(move || reader.query(&queries, false)).await?;
+                long.map_err(of_query)?
+            }
+        };
         let reply = |reply| match reply {
             QueryReply::Done(result) => Ok(result?),
             QueryReply::SlotNotOwned => {
@@ -215,6 +281,19 @@ impl Service {
             }
         };
         Ok(replies.into_iter().map(reply).collect())
+    }
+
+    /// Runs a read that may take long where nobody waits behind it, if not too
+    /// many do already.
+    pub(super) async fn run_long<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        let Ok(_permit) = self.long_reads.try_acquire() else {
+            let resource = "threads for long reads".to_owned();
+            return Err(ServiceError::ResourceExhausted { resource });
+        };
+        task::spawn_blocking(work).await.map_err(|error| ServiceError::Internal(error.to_string()))
     }
 
     /// Waits until this node's replica holds everything that was acknowledged
@@ -231,8 +310,14 @@ impl Service {
         // The receiver may have given up.
         self.raft.read(route.group, Box::new(move |result| drop(sender.send(result))));
         match timeout(self.limits.timeout, receiver).await {
+            // Nothing of a read is left behind: it can be asked elsewhere.
+            Ok(Err(_)) | Ok(Ok(Err(RequestError::Stopping))) => {
+                Err(ServiceError::ShardUnavailable {
+                    shard: route.name.to_string(),
+                    reason: RequestError::Stopping.to_string(),
+                })
+            }
             Ok(Ok(result)) => result.map(drop).map_err(|error| self.request_error(error, route)),
-            Ok(Err(_)) => Err(self.request_error(RequestError::Stopping, route)),
             Err(_) => Err(ServiceError::ShardUnavailable {
                 shard: route.name.to_string(),
                 reason: "its leader could not confirm in time that it still leads".to_owned(),

@@ -4,8 +4,8 @@ use std::{fs, path::Path};
 
 use raft_lite::GroupId;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, FlushOptions, Options, ReadOptions, ReadTier, WriteBatch,
-    WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, FlushOptions, Options, ReadOptions, ReadTier,
+    WriteBatch, WriteOptions,
 };
 
 use super::{

@@ -62,11 +62,14 @@ pub struct Overlay {
     write_hashes: Vec<u64>,
 }
 
-/// A scan in progress: the stored rows and a copy of the layers' at its opening.
+/// A scan in progress: the stored rows, the batch layer's, which do not change
+/// while a command runs, and a copy of the command layer's at its opening.
 struct OverlayScan {
+    bounds: ScanBounds,
     stored: OwnedIterator,
-    written: Peekable<vec::IntoIter<(Box<[u8]>, Write)>>,
-    reverse: bool,
+    command: Peekable<vec::IntoIter<(Box<[u8]>, Write)>>,
+    /// The stored key taken last; empty before the first.
+    last: Vec<u8>,
 }
 
 impl Overlay {
@@ -150,30 +153,30 @@ impl Overlay {
     }
 
     /// Opens a scan of the running command's slot. It does not see later writes.
-    pub fn scan_open(&mut self, id: u8, start: &[u8], end: Option<&[u8]>, reverse: bool) {
+    /// Returns how many rows of the command's own writes were copied for that.
+    pub fn scan_open(&mut self, id: u8, start: &[u8], end: Option<&[u8]>, reverse: bool) -> usize {
         let bounds = ScanBounds::new(self.slot, start, end, reverse);
-        let mut written = Layer::new();
-        for layer in [&self.batch, &self.command] {
-            let range =
-                (Bound::Included(bounds.start.as_slice()), Bound::Excluded(bounds.end.as_slice()));
-            if bounds.start < bounds.end {
-                written.extend(layer.range::<[u8], _>(range).map(|(k, w)| (k.clone(), w.clone())));
-            }
-        }
-        let mut written: Vec<_> = written.into_iter().collect();
+        let rows = layer_range(&self.command, &bounds.start, &bounds.end);
+        let mut command: Vec<_> = rows.map(|(k, w)| (k.clone(), w.clone())).collect();
         if reverse {
-            written.reverse();
+            command.reverse();
         }
-        let stored = self.view.iterate(&bounds);
-        let written = written.into_iter().peekable();
-        self.scans.insert(id, OverlayScan { stored, written, reverse });
+        let copied = command.len();
+        let scan = OverlayScan {
+            stored: self.view.iterate(&bounds),
+            command: command.into_iter().peekable(),
+            last: Vec::new(),
+            bounds,
+        };
+        self.scans.insert(id, scan);
+        copied
     }
 
     /// Offers rows of a scan in order until `row` breaks; the row at which it
     /// broke comes first the next time. A scan that is not open has no rows.
     pub fn scan_next(&mut self, id: u8, row: &mut RowSink<'_>) -> Result<(), StorageError> {
         match self.scans.get_mut(&id) {
-            Some(scan) => scan.next(row),
+            Some(scan) => scan.next(&self.batch, row),
             None => Ok(()),
         }
     }
@@ -195,39 +198,66 @@ impl Overlay {
 }
 
 impl OverlayScan {
-    /// Merges stored and written rows; a written one hides the stored one.
-    fn next(&mut self, row: &mut RowSink<'_>) -> Result<(), StorageError> {
+    /// Merges the three sources; of rows with the same key the topmost layer's
+    /// counts.
+    fn next(&mut self, batch: &Layer, row: &mut RowSink<'_>) -> Result<(), StorageError> {
         loop {
-            let stored = self.stored.row()?;
-            let written = self.written.peek();
-            let (take_written, hides_stored) = match (stored, written) {
-                (None, None) => return Ok(()),
-                (Some(_), None) => (false, false),
-                (None, Some(_)) => (true, false),
-                (Some((stored, _)), Some((written, _))) => {
-                    let order = written.as_ref().cmp(stored);
-                    let order = if self.reverse { order.reverse() } else { order };
-                    (order.is_le(), order.is_eq())
+            let mut last = mem::take(&mut self.last);
+            let in_batch = self.batch_row(batch, &last);
+            let stored = self.stored.row()?.map(|(key, value)| (key, Some(value)));
+            let command = self.command.peek().map(|(key, write)| (&**key, write.as_deref()));
+            let mut first: Option<(&[u8], Option<&[u8]>)> = None;
+            for candidate in [command, in_batch, stored].into_iter().flatten() {
+                let is_first = first.is_none_or(|(key, _)| {
+                    let order = candidate.0.cmp(key);
+                    if self.bounds.reverse { order.is_gt() } else { order.is_lt() }
+                });
+                if is_first {
+                    first = Some(candidate);
                 }
-            };
-            let current = if take_written {
-                written.and_then(|(key, write)| Some((key.as_ref(), write.as_deref()?)))
-            } else {
-                stored
-            };
-            if let Some((key, value)) = current
+            }
+            let Some((key, value)) = first else { return Ok(()) };
+            if let Some(value) = value
                 && row(&key[DATA_PREFIX_LEN..], value).is_break()
             {
+                self.last = last;
                 return Ok(());
             }
-            if take_written {
-                self.written.next();
-            }
-            if !take_written || hides_stored {
+            last.clear();
+            last.extend_from_slice(key);
+            if stored.is_some_and(|(key, _)| key == last) {
                 self.stored.advance();
             }
+            self.command.next_if(|(key, _)| **key == *last);
+            self.last = last;
         }
     }
+
+    /// The batch layer's next row after `last`.
+    fn batch_row<'a>(&self, batch: &'a Layer, last: &[u8]) -> Option<(&'a [u8], Option<&'a [u8]>)> {
+        let ScanBounds { start, end, reverse } = &self.bounds;
+        if batch.is_empty() || start >= end {
+            return None;
+        }
+        let (low, high) = match (last.is_empty(), *reverse) {
+            (true, _) => (Bound::Included(&**start), Bound::Excluded(&**end)),
+            (false, false) => (Bound::Excluded(last), Bound::Excluded(&**end)),
+            (false, true) => (Bound::Included(&**start), Bound::Excluded(last)),
+        };
+        let mut range = batch.range::<[u8], _>((low, high));
+        let found = if *reverse { range.next_back() } else { range.next() };
+        found.map(|(key, write)| (&**key, write.as_deref()))
+    }
+}
+
+/// A layer's rows with `start <= key < end`; none if `end` lies before `start`.
+fn layer_range<'a>(
+    layer: &'a Layer,
+    start: &[u8],
+    end: &[u8],
+) -> impl Iterator<Item = (&'a Box<[u8]>, &'a Write)> + use<'a> {
+    let bounds = (Bound::Included(start), Bound::Excluded(end));
+    (start < end).then(|| layer.range::<[u8], _>(bounds)).into_iter().flatten()
 }
 
 /// Hash of a write set, in key order.

@@ -15,6 +15,8 @@ pub(super) const CALL: u64 = 50;
 pub(super) const READ: u64 = 200;
 /// `scan_open`: an iterator that finds its place in every level of the storage.
 pub(super) const SEEK: u64 = 2000;
+/// `scan_open`, for each row in its range that the command itself has written.
+pub(super) const COPY: u64 = 20;
 /// `put` and `delete`: a write that all replicas store.
 pub(super) const WRITE: u64 = 400;
 /// As many bytes are moved for one unit.

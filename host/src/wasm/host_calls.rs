@@ -270,8 +270,9 @@ fn scan_open(
         end: end.map(|end| &memory[end]),
         reverse: flags & abi::SCAN_REVERSE != 0,
     };
-    state.job.storage.scan_open(scan, range).map_err(Stop::storage)?;
+    let copied = state.job.storage.scan_open(scan, range).map_err(Stop::storage)?;
     state.scan_opened(scan);
+    charge(&mut guest, fuel::COPY * copied as u64)?;
     Ok(u32::from(scan.0))
 }
 

@@ -74,9 +74,12 @@ pub trait PluginStorage: Any + Send {
 
     /// Opens a scan under an id that is not in use. It does not see writes made after this call.
     ///
+    /// Returns how many rows of the running command's own writes had to be copied for that, for
+    /// which the command pays: a function of the command alone.
+    ///
     /// # Errors
     /// If the state cannot be read.
-    fn scan_open(&mut self, scan: ScanId, range: ScanRange<'_>) -> Result<(), StorageError>;
+    fn scan_open(&mut self, scan: ScanId, range: ScanRange<'_>) -> Result<usize, StorageError>;
 
     /// Offers rows in order until `row` breaks or none is left. A row at which `row` broke was not
     /// taken and comes first the next time.
@@ -117,7 +120,7 @@ impl PluginStorage for Detached {
         Err(Detached::error())
     }
 
-    fn scan_open(&mut self, _: ScanId, _: ScanRange<'_>) -> Result<(), StorageError> {
+    fn scan_open(&mut self, _: ScanId, _: ScanRange<'_>) -> Result<usize, StorageError> {
         Err(Detached::error())
     }
 

@@ -213,7 +213,10 @@ fn a_key_of_64_kib_goes_over_http_in_a_header() {
     let mut request = |method: &str, target: &str, key: &[u8]| {
         let key = http::encoded(key);
         let headers = [("raftkv-key", key.as_str())];
-        connection.request_with_headers(method, target, &headers, b"v").unwrap()
+        // Only a PUT is expected to have a body: the server may answer another
+        // before it has read one, and then closes the connection.
+        let body: &[u8] = if method == "PUT" { b"v" } else { b"" };
+        connection.request_with_headers(method, target, &headers, body).unwrap()
     };
     let key = vec![0xfe; KEY_LIMIT];
     let answer = request("PUT", "/kv/", &key);

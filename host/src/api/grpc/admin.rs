@@ -17,7 +17,11 @@ impl Admin for AdminApi {
         &self,
         _request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
-        Ok(Response::new(response(self.service.status())))
+        // It reads the data folder: not on a thread that serves.
+        let service = Arc::clone(&self.service);
+        let status = tokio::task::spawn_blocking(move || service.status()).await;
+        let status = status.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(response(status)))
     }
 }
 

@@ -1,12 +1,13 @@
 //! `raftkv.v1.Kv`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use futures::{StreamExt, stream, stream::BoxStream};
+use futures::{StreamExt, stream::BoxStream};
 use raft_kv_proto::v1::{
     self, kv_server::Kv, operation::Operation as ProtoOperation, operation_result::Result as Proto,
 };
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::status::{operation_error, status_of};
@@ -14,6 +15,9 @@ use crate::service::{
     Consistency, Expected, Operation, OperationReply, Pair, ScanRequest, Scanner, Service,
     ServiceError, Versioned,
 };
+
+/// How long a scan waits for its client to take a page.
+const SCAN_PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) struct KvApi {
     pub(super) service: Arc<Service>,
@@ -62,10 +66,9 @@ impl Kv for KvApi {
         let request = ScanRequest { prefix, after, limit, consistency };
         let service = Arc::clone(&self.service);
         let scanner = service.scan(request).await.map_err(status_of)?;
-        let pages = stream::try_unfold(Some(scanner), move |scanner| {
-            next_response(Arc::clone(&service), scanner)
-        });
-        Ok(Response::new(pages.boxed()))
+        let (pages, receiver) = mpsc::channel(1);
+        tokio::spawn(run_scan(service, scanner, pages));
+        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
     }
 
     async fn batch(
@@ -84,22 +87,37 @@ impl Kv for KvApi {
     }
 }
 
-/// One message of a scan and the scan's rest, if there is one.
-async fn next_response(
+/// Sends a scan's pages as the client takes them. A scan holds snapshots, which
+/// keep the database from dropping old data: a client that stops reading must
+/// come back with its cursor.
+async fn run_scan(
     service: Arc<Service>,
-    scanner: Option<Scanner>,
-) -> Result<Option<(v1::ScanResponse, Option<Scanner>)>, Status> {
-    let Some(scanner) = scanner else { return Ok(None) };
-    let (scanner, page) = service.scan_page(scanner).await.map_err(status_of)?;
-    let cursor = if scanner.is_exhausted() {
-        Bytes::new()
-    } else {
-        page.last().map(|pair| pair.key.clone()).unwrap_or_default()
-    };
+    mut scanner: Scanner,
+    pages: mpsc::Sender<Result<v1::ScanResponse, Status>>,
+) {
+    loop {
+        let response = match service.scan_page(scanner).await {
+            Ok((rest, page)) => {
+                scanner = rest;
+                scan_response(page, scanner.is_exhausted())
+            }
+            Err(error) => {
+                // The client may be gone.
+                let _ = pages.send(Err(status_of(error))).await;
+                return;
+            }
+        };
+        if pages.send_timeout(Ok(response), SCAN_PATIENCE).await.is_err() || scanner.is_done() {
+            return;
+        }
+    }
+}
+
+fn scan_response(page: Vec<Pair>, exhausted: bool) -> v1::ScanResponse {
+    let last = page.last().filter(|_| !exhausted);
+    let cursor = last.map(|pair| pair.key.clone()).unwrap_or_default();
     let pair = |Pair { key, value, version }| v1::KeyValue { key, value, version };
-    let response = v1::ScanResponse { pairs: page.into_iter().map(pair).collect(), cursor };
-    let rest = (!scanner.is_done()).then_some(scanner);
-    Ok(Some((response, rest)))
+    v1::ScanResponse { pairs: page.into_iter().map(pair).collect(), cursor }
 }
 
 fn expected(version: Option<u64>) -> Expected {

@@ -12,11 +12,11 @@ use raft_kv_proto::v1::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     kv::consistency,
-    status::{operation_error, status_of},
+    status::{operation_error, oversized_message, status_of},
 };
 use crate::service::{self, RequestKind, Service, ServiceError};
 
@@ -83,8 +83,10 @@ async fn run_pipeline(
                 let Some(chunk) = chunk else { break };
                 let (chunk, error) = until_error(chunk);
                 failure = error;
-                let mut running = run_chunk(Arc::clone(&service), chunk).boxed();
-                // The first poll proposes: so commands keep their order.
+                // The first poll proposes, of all that is in the chunk: so commands
+                // keep their order. It must not be cut short to be fair to others.
+                let running = run_chunk(Arc::clone(&service), chunk);
+                let mut running = tokio::task::unconstrained(running).boxed();
                 match poll!(&mut running) {
                     std::task::Poll::Ready(done) => done,
                     std::task::Poll::Pending => {
@@ -105,7 +107,10 @@ async fn run_pipeline(
             return;
         }
     }
-    if let Some(status) = failure {
+    if let Some(mut status) = failure {
+        if status.code() == Code::OutOfRange {
+            status = oversized_message(service.limits().message_bytes());
+        }
         // The client may be gone.
         let _ = answers.send(Err(status)).await;
     }

@@ -29,6 +29,13 @@ pub(super) fn operation_error(error: ServiceError) -> OperationError {
     OperationError { code: code as i32, message, detail }
 }
 
+/// The status of a message that is too long to be decoded.
+pub(super) fn oversized_message(limit: usize) -> Status {
+    let (field, limit) = ("request", format!("at most {limit} bytes"));
+    let message = format!("the message is too long: {limit} are allowed");
+    status_of(ServiceError::invalid(field, &limit, &message))
+}
+
 fn code_and_detail(error: ServiceError) -> (Code, Option<Detail>) {
     match error {
         ServiceError::InvalidArgument { field, limit, .. } => {
@@ -57,6 +64,7 @@ fn code_and_detail(error: ServiceError) -> (Code, Option<Detail>) {
             let detail = v1::ResourceExhausted { resource };
             (Code::ResourceExhausted, Some(Detail::ResourceExhausted(detail)))
         }
+        ServiceError::OtherPlugin { .. } => (Code::FailedPrecondition, None),
         ServiceError::OutcomeUnknown { .. } => (Code::DeadlineExceeded, None),
         ServiceError::Internal(_) => (Code::Internal, None),
     }

@@ -45,6 +45,7 @@ impl From<ServiceError> for ApiError {
                 _ => (StatusCode::CONFLICT, "plugin_error"),
             },
             ServiceError::Plugin { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "plugin_error"),
+            ServiceError::OtherPlugin { .. } => (StatusCode::CONFLICT, "other_plugin"),
             ServiceError::ResourceExhausted { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "resource_exhausted")
             }

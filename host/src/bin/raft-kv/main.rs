@@ -44,7 +44,12 @@ fn main() -> ExitCode {
     let runtime =
         Builder::new_multi_thread().enable_all().thread_stack_size(THREAD_STACK_BYTES).build();
     match runtime {
-        Ok(runtime) => start(&runtime, settings),
+        Ok(runtime) => {
+            let code = start(&runtime, settings);
+            // A read that still runs on a thread of its own is not waited for.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => complain(&format!("cannot start the runtime: {error}"), FAILED),
     }
 }

@@ -93,5 +93,7 @@ fn scans_cost_by_the_row() {
     costs(&next(100), opened + 4 + 50 + 2 * row);
     costs(&next(79), opened + 4 + 50 + row);
     costs(&next(39), opened + 4 + 50 + row);
+    let put = "(call $put (i32.const 0) (i32.const 8) (i32.const 0) (i32.const 0))";
+    costs(&format!("{put} {open}"), 5 + 50 + 400 + 1 + opened + 20);
     costs(&format!("{open} (call $scan_close (i32.const 0))"), opened + 2 + 50);
 }

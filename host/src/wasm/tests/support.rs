@@ -222,7 +222,7 @@ impl PluginStorage for TestStorage {
         self.write(key, None)
     }
 
-    fn scan_open(&mut self, scan: ScanId, range: ScanRange<'_>) -> Result<(), StorageError> {
+    fn scan_open(&mut self, scan: ScanId, range: ScanRange<'_>) -> Result<usize, StorageError> {
         self.check()?;
         let (slot, view) = self.view();
         let in_range = |key: &[u8]| key >= range.start && range.end.is_none_or(|end| key < end);
@@ -238,7 +238,8 @@ impl PluginStorage for TestStorage {
         }
         let previous = self.scans[usize::from(scan.0)].replace(rows);
         assert!(previous.is_none(), "the scan id is in use");
-        Ok(())
+        let (_, layer) = self.command.as_ref().expect("a command is open");
+        Ok(layer.keys().filter(|key| in_range(&key[4..])).count())
     }
 
     fn scan_next(&mut self, scan: ScanId, row: &mut RowFn<'_>) -> Result<(), StorageError> {
