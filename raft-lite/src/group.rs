@@ -15,10 +15,12 @@
 //! - a read waits for the leader's confirmation under a context never used
 //!   before, and is asked again when no answer comes.
 
+mod handover;
+mod requests;
+
 use std::{
     collections::{BTreeMap, VecDeque},
-    mem,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -29,10 +31,8 @@ use raft::{
 use rand::{Rng, rngs::SmallRng};
 
 use crate::{
-    applier::{ApplyTask, EntryReplies},
     clock::BootTime,
     config::{Config, GroupDescriptor},
-    entry::{EntryKind, Payload},
     group_storage::GroupStorage,
     log_store::{LogChange, LogEntry, LogStoreError},
     logger::logger,
@@ -278,16 +278,6 @@ impl Group {
         ticked || self.hard_state() != self.written || !self.new_reads.is_empty()
     }
 
-    /// Accepts commands; they are proposed when the round is collected.
-    pub(crate) fn propose(&mut self, proposal: PendingProposal) {
-        self.proposals.push(proposal);
-    }
-
-    /// Accepts a linearizable read.
-    pub(crate) fn read(&mut self, read: PendingRead) {
-        self.new_reads.push(read);
-    }
-
     /// Keeps what `raft` must not decide by itself: draws the election timeout
     /// from the injected generator, and notices the loss of leadership.
     fn after_step(&mut self) {
@@ -308,106 +298,6 @@ impl Group {
             self.shared.set_lead_start(Some(self.last_index()));
         }
         self.was_leader = leads;
-    }
-
-    /// Answers everything that only a leader can answer.
-    fn fail_requests(&mut self, reason: &str, of_reads: RequestError) {
-        for in_flight in mem::take(&mut self.in_flight) {
-            for (reply, _) in in_flight.replies {
-                reply.send(Err(RequestError::OutcomeUnknown(reason.to_owned())));
-            }
-        }
-        let unconfirmed = mem::take(&mut self.unconfirmed);
-        for read in unconfirmed.into_values().flat_map(|waiting| waiting.reads) {
-            read.send(Err(of_reads.clone()));
-        }
-    }
-
-    /// Merges the proposals that wait into as few entries as their sizes allow.
-    fn propose_waiting(&mut self, unix_millis: u64) {
-        if self.proposals.is_empty() {
-            return;
-        }
-        if !self.is_leader() {
-            let error = self.not_leader();
-            for proposal in self.proposals.drain(..) {
-                proposal.reply.send(Err(error.clone()));
-            }
-            return;
-        }
-        self.last_time_ms = self.last_time_ms.max(unix_millis);
-        let mut waiting = mem::take(&mut self.proposals).into_iter().peekable();
-        while let Some(first) = waiting.next() {
-            let mut bytes = proposal_bytes(&first);
-            let mut merged = vec![first];
-            while let Some(next) =
-                waiting.next_if(|next| bytes + proposal_bytes(next) <= self.max_entry_bytes)
-            {
-                bytes += proposal_bytes(&next);
-                merged.push(next);
-            }
-            self.propose_entry(merged);
-        }
-    }
-
-    fn propose_entry(&mut self, merged: Vec<PendingProposal>) {
-        let mut payload = Payload {
-            kind: EntryKind::Commands as i32,
-            epoch: self.epoch,
-            time_ms: self.last_time_ms,
-            ..Default::default()
-        };
-        let mut replies = Vec::with_capacity(merged.len());
-        for proposal in merged {
-            replies.push((proposal.reply, proposal.commands.len()));
-            payload.commands.extend(proposal.commands);
-        }
-        match self.node.propose(Vec::new(), payload.encode_entry()) {
-            Ok(()) => {
-                let position =
-                    LogPosition { index: self.last_index(), term: Term(self.node.raft.term) };
-                self.in_flight.push_back(InFlight { position, replies });
-            }
-            Err(error) => {
-                tracing::debug!(group = self.id().0, "proposal dropped: {error}");
-                for (reply, _) in replies {
-                    reply.send(Err(RequestError::Overloaded));
-                }
-            }
-        }
-    }
-
-    /// Asks the leader's confirmation for the reads that wait.
-    fn ask_reads(&mut self, now: BootTime) {
-        if self.new_reads.is_empty() {
-            return;
-        }
-        if !self.is_leader() {
-            let error = self.not_leader();
-            for read in self.new_reads.drain(..) {
-                read.send(Err(error.clone()));
-            }
-            return;
-        }
-        // Before the first commit of its term `raft` drops reads silently: they
-        // wait here until then.
-        if !self.node.raft.commit_to_current_term() {
-            return;
-        }
-        let context = self.next_read_context;
-        self.next_read_context = self.next_read_context.wrapping_add(1);
-        let reads = mem::take(&mut self.new_reads);
-        self.unconfirmed.insert(context, UnconfirmedReads { asked: now, reads });
-        self.node.read_index(context.to_be_bytes().to_vec());
-    }
-
-    /// Takes back reads whose confirmation did not come in time: the message may
-    /// have been lost. They are asked again under a new context.
-    fn retry_stale_reads(&mut self, now: BootTime) {
-        let timeout = self.election_timeout;
-        let stale = self.unconfirmed.extract_if(.., |_, waiting| now >= waiting.asked + timeout);
-        let stale: Vec<_> = stale.flat_map(|(_, waiting)| waiting.reads).collect();
-        self.new_reads.extend(stale);
     }
 
     fn hard_state(&self) -> HardState {
@@ -471,15 +361,6 @@ impl Group {
         Ok(())
     }
 
-    fn confirm_reads(&mut self, index: Index, context: &[u8]) {
-        let Ok(context) = context.try_into().map(u64::from_be_bytes) else {
-            return;
-        };
-        if let Some(waiting) = self.unconfirmed.remove(&context) {
-            self.confirmed.push((index, waiting.reads));
-        }
-    }
-
     /// Goes on after the round's write is durable.
     pub(crate) fn complete(&mut self, round: &mut Round) -> Result<(), GroupError> {
         if let Some(Collected { ready, late, mut committed }) = self.collected.take() {
@@ -533,142 +414,6 @@ impl Group {
         });
         Index(matched.min().unwrap_or(0))
     }
-
-    /// Hands committed entries to the applier, unless it has too much already:
-    /// then only their end is noted, and they are read again later.
-    fn hand_over(
-        &mut self,
-        committed: Vec<eraftpb::Entry>,
-        round: &mut Round,
-    ) -> Result<(), GroupError> {
-        let (Some(first), Some(last)) = (committed.first(), committed.last()) else {
-            return Ok(());
-        };
-        let contiguous = first.index == self.handed.0 + 1;
-        self.committed = Index(last.index);
-        if contiguous && self.shared.apply_backlog() < self.apply_backlog_bytes {
-            self.hand_over_entries(committed.into_iter().map(LogEntry).collect(), round)?;
-        }
-        Ok(())
-    }
-
-    fn hand_over_rest(&mut self, round: &mut Round) -> Result<(), GroupError> {
-        while self.handed < self.committed {
-            // The flag is set before the backlog is looked at, and the applier
-            // does it the other way round: so one of the two sees the other.
-            self.shared.wants_wake.store(true, Ordering::SeqCst);
-            if self.shared.apply_backlog() >= self.apply_backlog_bytes {
-                return Ok(());
-            }
-            let (low, high) = (self.handed.next(), self.committed.next());
-            let entries = self.node.store().read(low, high, 4 << 20)?;
-            if entries.is_empty() {
-                return Err(GroupError::CommittedEntriesMissing(low));
-            }
-            self.hand_over_entries(entries, round)?;
-        }
-        self.shared.wants_wake.store(false, Ordering::SeqCst);
-        Ok(())
-    }
-
-    fn hand_over_entries(
-        &mut self,
-        entries: Vec<LogEntry>,
-        round: &mut Round,
-    ) -> Result<(), GroupError> {
-        let Some(last) = entries.last() else { return Ok(()) };
-        if entries.iter().any(|entry| entry.0.get_entry_type() != eraftpb::EntryType::EntryNormal) {
-            return Err(GroupError::UnexpectedMembershipChange);
-        }
-        self.handed = last.index();
-        let mut replies = Vec::new();
-        while let Some(waiting) =
-            self.in_flight.pop_front_if(|waiting| waiting.position.index <= last.index())
-        {
-            let index = (waiting.position.index.0 - entries[0].index().0) as usize;
-            if entries[index].term() == waiting.position.term {
-                replies
-                    .push(EntryReplies { index: waiting.position.index, replies: waiting.replies });
-            } else {
-                for (reply, _) in waiting.replies {
-                    reply.send(Err(RequestError::OutcomeUnknown(LEADER_CHANGED.to_owned())));
-                }
-            }
-        }
-        let bytes = entries.iter().map(LogEntry::size).sum();
-        self.shared.grow_apply_backlog(bytes);
-        round.apply.push(ApplyTask::Entries {
-            group: Arc::clone(&self.shared),
-            entries,
-            replies,
-            bytes,
-        });
-        Ok(())
-    }
-
-    /// Answers confirmed reads, or lets the applier answer them in its order.
-    fn hand_over_reads(&mut self, round: &mut Round) {
-        let applied = self.shared.applied();
-        for (index, reads) in mem::take(&mut self.confirmed) {
-            if index <= applied {
-                for read in reads {
-                    read.send(Ok(applied));
-                }
-            } else if index <= self.handed {
-                let group = Arc::clone(&self.shared);
-                round.apply.push(ApplyTask::Reads { group, reads });
-            } else {
-                self.confirmed.push((index, reads));
-            }
-        }
-    }
-
-    /// Drops what the cache need not hold, and says up to where the log can be
-    /// truncated, given what the state machine has on disk.
-    pub(crate) fn compact(
-        &mut self,
-        persisted: Index,
-        threshold: u64,
-    ) -> Result<Option<LogPosition>, GroupError> {
-        self.sync_applied();
-        let start = self.node.store().start();
-        let target = persisted.min(self.all_have());
-        if target.0 < start.index.0 + threshold.max(1) {
-            return Ok(None);
-        }
-        let term = self.node.store().term_at(target)?;
-        let position = LogPosition { index: target, term };
-        self.node.mut_store().compact(position);
-        Ok(Some(position))
-    }
-
-    pub(crate) fn evict_cache(&mut self) {
-        let applied = self.shared.applied();
-        let done = if self.is_leader() { applied.min(self.least_matched()) } else { applied };
-        let durable = Index(self.node.raft.raft_log.persisted);
-        self.node.mut_store().evict(done, durable);
-    }
-
-    /// What no replica needs from this one's log any more.
-    fn all_have(&self) -> Index {
-        if self.is_leader() { self.least_matched() } else { self.replicated_by_all }
-    }
-
-    /// Answers everything that waits, because the replica goes out of service.
-    pub(crate) fn abandon(&mut self, reason: &str) {
-        self.fail_requests(reason, RequestError::Unavailable(reason.to_owned()));
-        for proposal in self.proposals.drain(..) {
-            proposal.reply.send(Err(RequestError::Unavailable(reason.to_owned())));
-        }
-        let confirmed = mem::take(&mut self.confirmed).into_iter().flat_map(|(_, reads)| reads);
-        for read in mem::take(&mut self.new_reads).into_iter().chain(confirmed) {
-            read.send(Err(RequestError::Unavailable(reason.to_owned())));
-        }
-    }
-}
-
-fn proposal_bytes(proposal: &PendingProposal) -> usize {
-    proposal.commands.iter().map(crate::entry::Command::size).sum()
 }
 
 /// Whether a message of this kind comes from a leader and resets the vote gate.

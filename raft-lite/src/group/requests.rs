@@ -1,0 +1,168 @@
+//! The requests under way in a group: proposals until they are handed to the
+//! applier, reads until the leader is known to lead and their index is applied.
+
+use std::{mem, sync::Arc};
+
+use super::{Group, InFlight, UnconfirmedReads};
+use crate::{
+    applier::ApplyTask,
+    clock::BootTime,
+    entry::{Command, EntryKind, Payload},
+    proposal::{PendingProposal, PendingRead, RequestError},
+    round::Round,
+    types::{Index, LogPosition, Term},
+};
+
+impl Group {
+    /// Accepts commands; they are proposed when the round is collected.
+    pub(crate) fn propose(&mut self, proposal: PendingProposal) {
+        self.proposals.push(proposal);
+    }
+
+    /// Accepts a linearizable read.
+    pub(crate) fn read(&mut self, read: PendingRead) {
+        self.new_reads.push(read);
+    }
+
+    /// Answers everything that only a leader can answer.
+    pub(super) fn fail_requests(&mut self, reason: &str, of_reads: RequestError) {
+        for in_flight in mem::take(&mut self.in_flight) {
+            for (reply, _) in in_flight.replies {
+                reply.send(Err(RequestError::OutcomeUnknown(reason.to_owned())));
+            }
+        }
+        let unconfirmed = mem::take(&mut self.unconfirmed);
+        for read in unconfirmed.into_values().flat_map(|waiting| waiting.reads) {
+            read.send(Err(of_reads.clone()));
+        }
+    }
+
+    /// Merges the proposals that wait into as few entries as their sizes allow.
+    pub(super) fn propose_waiting(&mut self, unix_millis: u64) {
+        if self.proposals.is_empty() {
+            return;
+        }
+        if !self.is_leader() {
+            let error = self.not_leader();
+            for proposal in self.proposals.drain(..) {
+                proposal.reply.send(Err(error.clone()));
+            }
+            return;
+        }
+        self.last_time_ms = self.last_time_ms.max(unix_millis);
+        let mut waiting = mem::take(&mut self.proposals).into_iter().peekable();
+        while let Some(first) = waiting.next() {
+            let mut bytes = proposal_bytes(&first);
+            let mut merged = vec![first];
+            while let Some(next) =
+                waiting.next_if(|next| bytes + proposal_bytes(next) <= self.max_entry_bytes)
+            {
+                bytes += proposal_bytes(&next);
+                merged.push(next);
+            }
+            self.propose_entry(merged);
+        }
+    }
+
+    fn propose_entry(&mut self, merged: Vec<PendingProposal>) {
+        let mut payload = Payload {
+            kind: EntryKind::Commands as i32,
+            epoch: self.epoch,
+            time_ms: self.last_time_ms,
+            ..Default::default()
+        };
+        let mut replies = Vec::with_capacity(merged.len());
+        for proposal in merged {
+            replies.push((proposal.reply, proposal.commands.len()));
+            payload.commands.extend(proposal.commands);
+        }
+        match self.node.propose(Vec::new(), payload.encode_entry()) {
+            Ok(()) => {
+                let position =
+                    LogPosition { index: self.last_index(), term: Term(self.node.raft.term) };
+                self.in_flight.push_back(InFlight { position, replies });
+            }
+            Err(error) => {
+                tracing::debug!(group = self.id().0, "proposal dropped: {error}");
+                for (reply, _) in replies {
+                    reply.send(Err(RequestError::Overloaded));
+                }
+            }
+        }
+    }
+
+    /// Asks the leader's confirmation for the reads that wait.
+    pub(super) fn ask_reads(&mut self, now: BootTime) {
+        if self.new_reads.is_empty() {
+            return;
+        }
+        if !self.is_leader() {
+            let error = self.not_leader();
+            for read in self.new_reads.drain(..) {
+                read.send(Err(error.clone()));
+            }
+            return;
+        }
+        // Before the first commit of its term `raft` drops reads silently: they
+        // wait here until then.
+        if !self.node.raft.commit_to_current_term() {
+            return;
+        }
+        let context = self.next_read_context;
+        self.next_read_context = self.next_read_context.wrapping_add(1);
+        let reads = mem::take(&mut self.new_reads);
+        self.unconfirmed.insert(context, UnconfirmedReads { asked: now, reads });
+        self.node.read_index(context.to_be_bytes().to_vec());
+    }
+
+    /// Takes back reads whose confirmation did not come in time: the message may
+    /// have been lost. They are asked again under a new context.
+    pub(super) fn retry_stale_reads(&mut self, now: BootTime) {
+        let timeout = self.election_timeout;
+        let stale = self.unconfirmed.extract_if(.., |_, waiting| now >= waiting.asked + timeout);
+        let stale: Vec<_> = stale.flat_map(|(_, waiting)| waiting.reads).collect();
+        self.new_reads.extend(stale);
+    }
+
+    pub(super) fn confirm_reads(&mut self, index: Index, context: &[u8]) {
+        let Ok(context) = context.try_into().map(u64::from_be_bytes) else {
+            return;
+        };
+        if let Some(waiting) = self.unconfirmed.remove(&context) {
+            self.confirmed.push((index, waiting.reads));
+        }
+    }
+
+    /// Answers confirmed reads, or lets the applier answer them in its order.
+    pub(super) fn hand_over_reads(&mut self, round: &mut Round) {
+        let applied = self.shared.applied();
+        for (index, reads) in mem::take(&mut self.confirmed) {
+            if index <= applied {
+                for read in reads {
+                    read.send(Ok(applied));
+                }
+            } else if index <= self.handed {
+                let group = Arc::clone(&self.shared);
+                round.apply.push(ApplyTask::Reads { group, reads });
+            } else {
+                self.confirmed.push((index, reads));
+            }
+        }
+    }
+
+    /// Answers everything that waits, because the replica goes out of service.
+    pub(crate) fn abandon(&mut self, reason: &str) {
+        self.fail_requests(reason, RequestError::Unavailable(reason.to_owned()));
+        for proposal in self.proposals.drain(..) {
+            proposal.reply.send(Err(RequestError::Unavailable(reason.to_owned())));
+        }
+        let confirmed = mem::take(&mut self.confirmed).into_iter().flat_map(|(_, reads)| reads);
+        for read in mem::take(&mut self.new_reads).into_iter().chain(confirmed) {
+            read.send(Err(RequestError::Unavailable(reason.to_owned())));
+        }
+    }
+}
+
+fn proposal_bytes(proposal: &PendingProposal) -> usize {
+    proposal.commands.iter().map(Command::size).sum()
+}
