@@ -6,7 +6,7 @@
 
 mod settings;
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{io::IsTerminal, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use raft_kv::node::{Node, NodeError};
@@ -23,6 +23,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Stack of a thread that serves requests: short queries run on it, and the
 /// plugin's own stack limit must be reached first.
 const THREAD_STACK_BYTES: usize = 4 << 20;
+
+/// Time for reads that still run on threads of their own when the node stops.
+const LAST_READS: Duration = Duration::from_secs(1);
 
 const USAGE: u8 = 2;
 const FAILED: u8 = 3;
@@ -46,8 +49,9 @@ fn main() -> ExitCode {
     match runtime {
         Ok(runtime) => {
             let code = start(&runtime, settings);
-            // A read that still runs on a thread of its own is not waited for.
-            runtime.shutdown_background();
+            // What is left of connections lets go of the database, which must be
+            // closed before the process ends.
+            runtime.shutdown_timeout(LAST_READS);
             code
         }
         Err(error) => complain(&format!("cannot start the runtime: {error}"), FAILED),
