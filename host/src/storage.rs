@@ -8,13 +8,14 @@
 //! This module knows nothing of WebAssembly; `machine` joins the two.
 
 mod db;
+mod files;
 mod keys;
 mod overlay;
 mod record;
 mod view;
 
-pub(crate) use db::folder_bytes;
 pub use db::{Storage, StorageError, StorageOptions, WriteSet};
+pub(crate) use files::{draft_of, folder_bytes, write_durably};
 pub use keys::{MAX_SLOTS, Slot, SlotRange, data_key, routing_key, slot_of};
 pub use overlay::{Overlay, RowSink, ScanBounds};
 pub use record::{ApplyState, PluginId, ShardRecord, VoterRecord};

@@ -3,15 +3,14 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    fs::{self, File},
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use parking_lot::Mutex;
 
 use crate::{
-    storage::PluginId,
+    storage::{PluginId, write_durably},
     wasm::{HostError, ModuleError, ModuleHash, PluginEngine, PluginModule},
 };
 
@@ -82,7 +81,7 @@ impl PluginStore {
         let path = self.path(&id);
         let error = |source| PluginFileError::Io { path: path.clone(), source };
         if fs::read(&path).ok().as_deref() != Some(bytes) {
-            write_durably(&self.folder, &path, bytes).map_err(error)?;
+            write_durably(&path, bytes).map_err(error)?;
         }
         self.compiled.lock().insert(id, module);
         Ok(id)
@@ -114,14 +113,4 @@ impl PluginStore {
         name.push_str(".wasm");
         self.folder.join(name)
     }
-}
-
-/// Writes a file so that after a crash it is there whole or not at all.
-fn write_durably(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(folder)?.sync_all()
 }

@@ -3,11 +3,13 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+
+use crate::storage::{draft_of, write_durably};
 
 /// Version of the data folder's layout.
 const FORMAT: u32 = 1;
@@ -129,7 +131,8 @@ impl DataFolder {
                     slots: birth.slots,
                     shards: birth.shards,
                 };
-                write(folder, &file, &identity).map_err(io)?;
+                let bytes = serde_json::to_vec_pretty(&identity).map_err(io::Error::from);
+                bytes.and_then(|bytes| write_durably(&file, &bytes)).map_err(io)?;
                 identity
             }
             Err(error) => return Err(io(error)),
@@ -163,18 +166,14 @@ fn lock(folder: &Path) -> Result<File, IdentityError> {
 /// A folder without an identity must hold nothing that looks like somebody's.
 fn refuse_foreign(folder: &Path) -> Result<(), IdentityError> {
     let io = |source| IdentityError::Io { folder: folder.to_owned(), source };
+    // A start that was interrupted leaves the lock and the file's draft.
+    let left_over = [folder.join(LOCK_FILE), draft_of(&folder.join(IDENTITY_FILE))];
     for entry in fs::read_dir(folder).map_err(io)? {
-        let name = entry.map_err(io)?.file_name();
-        // A start that was interrupted leaves the lock and the file's draft.
-        if name != LOCK_FILE && name != draft_name().as_str() {
+        if !left_over.contains(&entry.map_err(io)?.path()) {
             return Err(IdentityError::NotANode { folder: folder.to_owned() });
         }
     }
     Ok(())
-}
-
-fn draft_name() -> String {
-    format!("{IDENTITY_FILE}.tmp")
 }
 
 fn parse(folder: &Path, file: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
@@ -186,16 +185,6 @@ fn parse(folder: &Path, file: &Path, bytes: &[u8]) -> Result<Identity, IdentityE
         return Err(IdentityError::Format { folder, found });
     }
     Ok(identity)
-}
-
-/// Writes the file so that after a crash it is there whole or not at all.
-fn write(folder: &Path, file: &Path, identity: &Identity) -> io::Result<()> {
-    let draft = folder.join(draft_name());
-    let mut output = File::create(&draft)?;
-    output.write_all(&serde_json::to_vec_pretty(identity)?)?;
-    output.sync_all()?;
-    fs::rename(&draft, file)?;
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

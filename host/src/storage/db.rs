@@ -1,6 +1,6 @@
 //! RocksDB, as this program uses it: one column family, no write-ahead log.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use raft_lite::GroupId;
 use rocksdb::{
@@ -153,18 +153,6 @@ impl Storage {
         self.property("rocksdb.cur-size-all-mem-tables")
             + self.property("rocksdb.block-cache-usage")
     }
-}
-
-/// Bytes that the files below a folder take up; what vanishes while looking
-/// counts as nothing.
-pub(crate) fn folder_bytes(path: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(path) else { return 0 };
-    let size = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => folder_bytes(&entry.path()),
-        Ok(metadata) => metadata.len(),
-        Err(_) => 0,
-    };
-    entries.flatten().map(size).sum()
 }
 
 /// Changes to be written as one.
