@@ -108,6 +108,8 @@ impl Command {
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng, SeedableRng, rngs::SmallRng};
+
     use super::*;
 
     #[test]
@@ -135,6 +137,18 @@ mod tests {
         let encoded = Bytes::from(Payload::default().encode_entry());
         assert_eq!(Payload::decode_entry(encoded).unwrap(), Some(Payload::default()));
         assert_eq!(Payload::decode_entry(Bytes::new()).unwrap(), None);
+    }
+
+    #[test]
+    fn random_bytes_are_no_panic() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        for _ in 0..20_000 {
+            let mut bytes = vec![0; rng.random_range(1..64)];
+            rng.fill(&mut bytes[..]);
+            bytes[0] = FORMAT_VERSION;
+            // Read or refused: either will do.
+            let _ = Payload::decode_entry(bytes.into());
+        }
     }
 
     #[test]

@@ -236,6 +236,7 @@ fn network_kind(kind: i32) -> Result<eraftpb::MessageType, InvalidMessage> {
 #[cfg(test)]
 mod tests {
     use prost::Message;
+    use rand::{Rng, SeedableRng, rngs::SmallRng};
 
     use super::*;
 
@@ -268,6 +269,27 @@ mod tests {
         assert_eq!(received.group(), GroupId(4));
         assert_eq!(received.replicated_by_all(), 8);
         assert_eq!(received.into_raft().unwrap(), append());
+    }
+
+    #[test]
+    fn damaged_messages_are_refused_or_harmless() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let sent = RaftMessage::from_raft(GroupId(4), append(), 8).encode_to_vec();
+        for _ in 0..20_000 {
+            let mut bytes = sent.clone();
+            for _ in 0..rng.random_range(1..4) {
+                let place = rng.random_range(0..bytes.len());
+                bytes[place] = rng.random();
+            }
+            bytes.truncate(rng.random_range(0..=bytes.len()));
+            let Ok(message) = RaftMessage::decode(bytes.as_slice()) else { continue };
+            if let Ok(message) = message.into_raft() {
+                let first = message.index + 1;
+                let contiguous =
+                    message.entries.iter().zip(first..).all(|(entry, index)| entry.index == index);
+                assert!(contiguous || message.get_msg_type() != eraftpb::MessageType::MsgAppend);
+            }
+        }
     }
 
     #[test]
