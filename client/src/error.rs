@@ -14,6 +14,10 @@ use tonic::{Code, ConnectError, Status};
 
 use crate::endpoint::Endpoint;
 
+/// The key-value plugin's own code for a compare-and-put that found another
+/// version (`PutRequest` in `kv.proto`).
+const VERSION_MISMATCH: u32 = 1;
+
 /// The result of a request.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -148,11 +152,13 @@ impl Error {
         }
     }
 
-    /// This error as that of a compare-and-put: the plugin refuses one only
-    /// because of the version.
+    /// This error as that of a compare-and-put: the plugin's refusal because of
+    /// the version has a name of its own.
     pub(crate) fn of_comparison(self) -> Self {
         match self {
-            Self::Plugin { kind: Kind::Failed, message, .. } => Self::VersionMismatch { message },
+            Self::Plugin { kind: Kind::Failed, code: VERSION_MISMATCH, message } => {
+                Self::VersionMismatch { message }
+            }
             other => other,
         }
     }

@@ -55,6 +55,11 @@ fn a_plugins_refusal_of_a_comparison_is_a_version_mismatch() {
     let refused = Detail::PluginError(plugin_error(Kind::Failed));
     let error = from_detail(Code::FailedPrecondition, refused);
     assert_eq!(error.to_string(), "the plugin refused the command (code 7): no");
+    let other = error.of_comparison();
+    assert!(matches!(other, Error::Plugin { code: 7, .. }), "{other:?}");
+
+    let mismatch = PluginError { code: VERSION_MISMATCH, ..plugin_error(Kind::Failed) };
+    let error = from_detail(Code::FailedPrecondition, Detail::PluginError(mismatch));
     assert!(matches!(error.of_comparison(), Error::VersionMismatch { message } if message == "no"));
 
     let trapped = Detail::PluginError(plugin_error(Kind::Trap));
