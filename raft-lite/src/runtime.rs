@@ -1,7 +1,7 @@
 //! The threads of a node's groups, and the door to them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     process,
@@ -267,7 +267,7 @@ pub(crate) fn prepare_logs(
     let mut write = LogWrite::new();
     let mut runnable = Vec::new();
     let mut quarantined = BTreeMap::new();
-    let known: Vec<GroupId> = descriptors.iter().map(|descriptor| descriptor.group).collect();
+    let known: BTreeSet<GroupId> = descriptors.iter().map(|descriptor| descriptor.group).collect();
     for group in log.groups().into_iter().filter(|group| !known.contains(group)) {
         tracing::warn!(group = group.0, "removing a Raft log that belongs to no replica");
         write.push(group, LogChange::Clean);

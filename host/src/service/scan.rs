@@ -104,14 +104,12 @@ impl Service {
         let routes: Vec<(ShardRoute, Vec<Slot>)> = match tagged_slot(&request.prefix, self) {
             Some(slot) => vec![(self.routing.owner(slot)?.clone(), vec![slot])],
             None => {
-                let all = (0..self.routing.slots()).map(Slot);
-                let owner = |slot: &Slot| self.routing.owner(*slot).map(|route| route.ordinal);
-                let owners: Vec<usize> =
-                    all.clone().map(|s| owner(&s)).collect::<Result<_, _>>()?;
-                let of_shard = |route: &ShardRoute| {
-                    all.clone().filter(|slot| owners[slot.0 as usize] == route.ordinal).collect()
-                };
-                self.routing.shards().iter().map(|r| (r.clone(), of_shard(r))).collect()
+                let shards = self.routing.shards().iter();
+                let mut routes: Vec<_> = shards.map(|route| (route.clone(), vec![])).collect();
+                for slot in (0..self.routing.slots()).map(Slot) {
+                    routes[self.routing.owner(slot)?.ordinal].1.push(slot);
+                }
+                routes
             }
         };
         for (route, _) in &routes {

@@ -118,13 +118,8 @@ impl Service {
     ) -> Reply {
         let started = Instant::now();
         let (slot, route) = self.routing.route(key)?;
-        let reply = match kind {
-            RequestKind::Apply => self.propose(route, vec![(slot, payload)]).await,
-            RequestKind::Query(consistency) => {
-                self.read(route, vec![(slot, payload)], consistency).await
-            }
-        };
-        let reply = reply.and_then(|mut replies| {
+        let replies = self.run_on_shard(kind, route, vec![(slot, payload)]).await;
+        let reply = replies.and_then(|mut replies| {
             replies.pop().unwrap_or_else(|| Err(ServiceError::Internal("no reply".to_owned())))
         });
         self.metrics.observe(operation, route.ordinal, 1, started.elapsed(), reply.is_ok());
@@ -171,17 +166,29 @@ impl Service {
     async fn run_group(&self, kind: RequestKind, group: ShardRequests) -> Vec<(usize, Reply)> {
         let started = Instant::now();
         let ShardRequests { route, places, payloads } = group;
-        let (operation, replies) = match kind {
-            RequestKind::Apply => (OperationKind::Apply, self.propose(&route, payloads).await),
-            RequestKind::Query(consistency) => {
-                (OperationKind::Query, self.read(&route, payloads, consistency).await)
-            }
+        let operation = match kind {
+            RequestKind::Apply => OperationKind::Apply,
+            RequestKind::Query(_) => OperationKind::Query,
         };
+        let replies = self.run_on_shard(kind, &route, payloads).await;
         let count = places.len() as u64;
         self.metrics.observe(operation, route.ordinal, count, started.elapsed(), replies.is_ok());
         match replies {
             Ok(replies) => places.into_iter().zip(replies).collect(),
             Err(error) => places.into_iter().map(|place| (place, Err(error.clone()))).collect(),
+        }
+    }
+
+    /// Requests of one kind for one shard.
+    async fn run_on_shard(
+        &self,
+        kind: RequestKind,
+        route: &ShardRoute,
+        payloads: Vec<(Slot, Bytes)>,
+    ) -> Result<Vec<Reply>, ServiceError> {
+        match kind {
+            RequestKind::Apply => self.propose(route, payloads).await,
+            RequestKind::Query(consistency) => self.read(route, payloads, consistency).await,
         }
     }
 
