@@ -5,7 +5,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["kv", "state_machine", "admin"].map(|name| format!("raftkv/v1/{name}.proto"));
+    let files =
+        ["kv", "state_machine", "admin", "raft"].map(|name| format!("raftkv/v1/{name}.proto"));
     println!("cargo:rerun-if-changed=proto");
 
     let descriptors = protox::compile(&files, ["proto"])?;

@@ -117,8 +117,12 @@ impl RaftKVClient {
     }
 
     async fn put_if(&self, key: Bytes, value: Bytes, expected: Option<Version>) -> Result<Version> {
-        let request =
-            v1::PutRequest { key, value, expected_version: expected.map(|version| version.0) };
+        let request = v1::PutRequest {
+            key,
+            value,
+            expected_version: expected.map(|version| version.0),
+            once: None,
+        };
         let put = |channel, request| async move { kv(channel).put(request).await };
         let response = self.cluster.call(Resend::Forbidden, request, put).await?;
         Ok(Version(response.version))
@@ -150,7 +154,7 @@ impl RaftKVClient {
 
     /// Removes a key; tells whether it existed.
     pub async fn delete(&self, key: impl IntoBytes) -> Result<bool> {
-        let request = v1::DeleteRequest { key: key.into_bytes() };
+        let request = v1::DeleteRequest { key: key.into_bytes(), once: None };
         let delete = |channel, request| async move { kv(channel).delete(request).await };
         let response = self.cluster.call(Resend::Forbidden, request, delete).await?;
         Ok(response.existed)
@@ -202,7 +206,8 @@ impl RaftKVClient {
     /// # Errors
     /// [`Error::Plugin`] if the plugin refuses or fails.
     pub async fn apply(&self, key: impl IntoBytes, command: impl IntoBytes) -> Result<Bytes> {
-        let request = v1::ApplyRequest { key: key.into_bytes(), command: command.into_bytes() };
+        let request =
+            v1::ApplyRequest { key: key.into_bytes(), command: command.into_bytes(), once: None };
         let apply = |channel, request| async move { machine(channel).apply(request).await };
         let response = self.cluster.call(Resend::Forbidden, request, apply).await?;
         Ok(response.response)

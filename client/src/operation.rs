@@ -87,11 +87,12 @@ impl From<Operation> for v1::Operation {
                 key,
                 value,
                 expected_version: expected.map(|version| version.0),
+                once: None,
             }),
             Operation::Get { key, stale } => {
                 Wire::Get(v1::GetRequest { key, consistency: consistency(stale).into() })
             }
-            Operation::Delete { key } => Wire::Delete(v1::DeleteRequest { key }),
+            Operation::Delete { key } => Wire::Delete(v1::DeleteRequest { key, once: None }),
         };
         Self { operation: Some(operation) }
     }

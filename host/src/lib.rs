@@ -2,7 +2,8 @@
 //! plugin.
 //!
 //! The node's parts, and who may use whom: `api` → `service` → `machine` →
-//! `storage` and `wasm`, which do not know each other; only `node` constructs.
+//! `storage` and `wasm`, which do not know each other; `network` is the way to the
+//! other nodes; only `node` constructs.
 //! The consensus itself is the crate `raft-lite`. The way of a write through all
 //! of them is told in `ARCHITECTURE.md`.
 
@@ -11,6 +12,7 @@
 mod api;
 pub mod machine;
 mod metrics;
+mod network;
 pub mod node;
 pub mod service;
 pub mod storage;

@@ -10,7 +10,7 @@
 //!
 //! | entry | when proposed | when applied |
 //! |---|---|---|
-//! | commands | slot routed to this shard | each: slot owned, shard not frozen, `not_after` not passed |
+//! | commands | slot routed to this shard | each: slot owned, shard not frozen, `not_after` not passed, not answered before |
 //! | structural | exact epoch | exact epoch |
 
 mod apply;
@@ -18,6 +18,7 @@ mod executors;
 mod plugin_storage;
 mod plugins;
 mod query;
+mod sessions;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -32,6 +33,7 @@ use crate::{
 use executors::ExecutorPool;
 pub use plugins::{DEFAULT_PLUGIN, PluginFileError, PluginStore};
 pub use query::{Query, QueryError, QueryReply, ShardReader};
+use sessions::Sessions;
 
 /// A shard's replica on this node.
 pub struct Shard {
@@ -40,6 +42,8 @@ pub struct Shard {
     limits: Limits,
     /// How far it got; changed only by the thread that applies its entries.
     applied: Arc<Mutex<ApplyState>>,
+    /// What clients were answered lately; for the same thread.
+    sessions: Arc<Mutex<Sessions>>,
 }
 
 impl Shard {
@@ -131,7 +135,8 @@ impl Machine {
         let applied = Arc::new(Mutex::new(self.storage.apply_state(record.group)?));
         let module = plugins.module(&record.plugin)?;
         let group = record.group;
-        let shard = Shard { record, module, limits: Limits::default(), applied };
+        let sessions = Arc::default();
+        let shard = Shard { record, module, limits: Limits::default(), applied, sessions };
         self.shards.write().insert(group, Arc::new(shard));
         Ok(())
     }
@@ -154,6 +159,7 @@ impl Machine {
                 limits: shard.limits,
                 // Shared: an applier may be at work with the shard as it was.
                 applied: Arc::clone(&shard.applied),
+                sessions: Arc::clone(&shard.sessions),
             };
             writes.put_record(&started.record);
             shards.insert(group, Arc::new(started));

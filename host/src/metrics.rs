@@ -1,7 +1,7 @@
 //! What the node counts, for Prometheus.
 //!
 //! Labels are bounded: `op` by the kinds of operation, `shard` by the shards of
-//! the node. Counters of the hot path are looked up once, at start-up.
+//! the node, `peer` by the nodes of the cluster. Counters of the hot path are looked up once, at start-up.
 
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ pub struct Metrics {
     shards: Vec<ShardGauges>,
     disk_usage: IntGauge,
     memory_usage: IntGauge,
+    peers_connected: IntGaugeVec,
+    peers_dropped: IntGaugeVec,
 }
 
 impl Metrics {
@@ -91,6 +93,19 @@ impl Metrics {
             IntGauge::new("raftkv_storage_disk_usage_bytes", "Bytes of the data folder")?;
         let memory_usage =
             IntGauge::new("raftkv_storage_memory_bytes", "Bytes of memtables and block cache")?;
+        let peers_connected = IntGaugeVec::new(
+            Opts::new("raftkv_peer_connected", "1 if there is a connection to the node"),
+            &["peer"],
+        )?;
+        let peers_dropped = IntGaugeVec::new(
+            Opts::new(
+                "raftkv_peer_dropped_messages",
+                "Raft messages to the node that found no room or no connection",
+            ),
+            &["peer"],
+        )?;
+        registry.register(Box::new(peers_connected.clone()))?;
+        registry.register(Box::new(peers_dropped.clone()))?;
         registry.register(Box::new(totals.clone()))?;
         registry.register(Box::new(durations.clone()))?;
         for vec in [&terms, &commits, &applied] {
@@ -116,6 +131,8 @@ impl Metrics {
             registry,
             disk_usage,
             memory_usage,
+            peers_connected,
+            peers_dropped,
         })
     }
 
@@ -143,6 +160,12 @@ impl Metrics {
             gauges.commit.set(commit.cast_signed());
             gauges.applied.set(applied.cast_signed());
         }
+    }
+
+    /// Notes how the way to another node is.
+    pub fn set_peer(&self, peer: &str, connected: bool, dropped_messages: u64) {
+        self.peers_connected.with_label_values(&[peer]).set(i64::from(connected));
+        self.peers_dropped.with_label_values(&[peer]).set(dropped_messages.cast_signed());
     }
 
     /// Notes what the storage takes up.

@@ -1,35 +1,28 @@
 //! A node: everything constructed and joined. Nothing else constructs.
 
+mod founding;
 mod identity;
 
-use std::{
-    collections::BTreeMap,
-    fmt, io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use raft_lite::{
-    EngineLogStore, EngineOptions, GroupDescriptor, GroupId, LogStoreError, MultiRaft, NoTransport,
-    NodeId, Parts, ReplicaId, StartError, SystemClock,
+    EngineLogStore, EngineOptions, GroupDescriptor, LogStoreError, MultiRaft, NodeId, Parts,
+    ReplicaId, StartError, SystemClock,
 };
 use tokio::net::TcpListener;
 
 use crate::{
     api,
-    machine::{DEFAULT_PLUGIN, Machine, OpenError, PluginFileError, PluginStore, Shard, Threads},
+    machine::{Machine, OpenError, PluginFileError, PluginStore, Shard, Threads},
     metrics::Metrics,
+    network::{BirthError, Introduction, Network, NetworkConfig, PeerConfig},
     service::{NodeInfo, RequestLimits, RoutingTable, Service, ServiceParts},
-    storage::{
-        MAX_SLOTS, PluginId, ShardRecord, Slot, SlotRange, Storage, StorageError, StorageOptions,
-        VoterRecord,
-    },
-    wasm::{ModuleHash, check_module},
+    storage::{MAX_SLOTS, Storage, StorageError, StorageOptions, node_number},
 };
 
+use founding::PluginFile;
 pub use identity::IdentityError;
-use identity::{Birth, DataFolder};
+use identity::{DataFolder, Identity};
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -42,6 +35,11 @@ pub struct NodeConfig {
     pub host: String,
     /// Port to listen on, for gRPC and HTTP.
     pub port: u16,
+    /// All nodes of a new cluster, this one among them, by their ids: `host:port`
+    /// that each is reached at. A cluster of one node unless given.
+    pub cluster: Option<BTreeMap<String, String>>,
+    /// Where this node reaches others, if not where the cluster's list says.
+    pub peers: BTreeMap<String, String>,
     /// Number of shards, at the birth of a cluster.
     pub shards: Option<u32>,
     /// Number of slots, at the birth of a cluster.
@@ -62,6 +60,9 @@ pub const DEFAULT_SHARDS: u32 = 4;
 /// Slots of a new cluster unless said otherwise.
 pub const DEFAULT_SLOTS: u32 = 256;
 
+/// For so long the other nodes' calls are kept when the node stops.
+const PEERS_STAY: Duration = Duration::from_millis(200);
+
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -71,6 +72,9 @@ pub enum NodeError {
     /// The data folder belongs to something else, or can not be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The node can not take part in its cluster.
+    #[error(transparent)]
+    Birth(#[from] BirthError),
     /// The address can not be listened on.
     #[error(
         "cannot listen on {address}: {source}; choose another with --port or stop what uses it"
@@ -112,7 +116,7 @@ impl NodeError {
     /// something in the way.
     pub fn is_usage(&self) -> bool {
         match self {
-            NodeError::Config(_) => true,
+            NodeError::Config(_) | NodeError::Birth(_) => true,
             NodeError::Identity(error) => error.is_usage(),
             NodeError::Plugin(PluginFileError::Module { .. }) => true,
             _ => false,
@@ -123,66 +127,65 @@ impl NodeError {
 /// A running node.
 pub struct Node {
     raft: Arc<MultiRaft>,
+    network: Arc<Network>,
     storage: Arc<Storage>,
     service: Arc<Service>,
+    introduction: Introduction,
     listener: TcpListener,
     address: SocketAddr,
     _folder: DataFolder,
 }
 
 impl Node {
-    /// Starts a node from its data folder, making a cluster of one if the folder
-    /// is new.
+    /// Starts a node from its data folder. A new folder makes a cluster of one
+    /// node, or waits for the other nodes of the cluster it is told of.
     pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
-        let birth = check(&config)?;
+        check(&config)?;
         let plugin = config.plugin.as_deref().map(PluginFile::read).transpose()?;
         // First of all, so that nothing is touched if the port is taken.
         let listener = listen(&config).await?;
         let address =
             listener.local_addr().map_err(|error| NodeError::Server(error.to_string()))?;
-        let folder = DataFolder::open(&config.data_dir, &config.node_id, birth)?;
-        let identity = folder.identity();
-        let folder_name = config.data_dir.display();
-        refuse_change("--slots", config.slots, identity.slots, &folder_name)?;
-        refuse_change("--shards", config.shards, identity.shards, &folder_name)?;
+        let mut folder = DataFolder::open(&config.data_dir, &config.node_id)?;
+        founding::settle(&config, plugin.as_ref(), &mut folder, &listener).await?;
+        let identity = folder.identity().cloned().expect("the folder was settled");
         let storage = Arc::new(Storage::open(&config.data_dir.join("state"), config.storage)?);
-        let servers = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = Threads { appliers: config.raft.appliers, servers };
-        let plugins = PluginStore::open(config.data_dir.join("plugins"), threads.executors())?;
-        let machine = Arc::new(Machine::open(Arc::clone(&storage), &plugins, threads)?);
-        if machine.shards().is_empty() {
-            let plugin = store_plugin(&plugins, plugin.as_ref())?;
-            let records = first_shards(&config.node_id, identity.slots, identity.shards, plugin);
-            machine.create(records, &plugins)?;
-        } else {
-            check_same_plugin(&machine, plugin.as_ref(), &folder_name)?;
-        }
+        let machine = open_machine(&config, &identity, plugin.as_ref(), &storage)?;
+        let network = Network::new(network_config(&config, &identity));
         let log = EngineLogStore::open(&config.data_dir.join("raft"), EngineOptions::default())?;
         let parts = Parts {
             log: Arc::new(log),
             state_machine: Arc::clone(&machine) as _,
-            transport: Arc::new(NoTransport),
+            transport: Arc::clone(&network) as _,
             clock: Arc::new(SystemClock),
         };
         let raft = Arc::new(MultiRaft::start(config.raft.clone(), parts, descriptors(&machine))?);
         machine.note_started()?;
+        network.start(Arc::clone(&raft));
         let routing = RoutingTable::of(&machine, identity.slots);
         let metrics = Metrics::new(&shard_labels(&machine))
             .map_err(|error| NodeError::Server(error.to_string()))?;
         let service = Arc::new(Service::new(ServiceParts {
             raft: Arc::clone(&raft),
+            network: Arc::clone(&network),
             machine,
             routing,
             limits: config.limits,
             metrics: Arc::new(metrics),
-            info: NodeInfo {
-                node_id: config.node_id,
-                cluster_id: identity.cluster_id.clone(),
-                address: address.to_string(),
-            },
+            info: node_info(&config, &identity, address),
             data_folder: config.data_dir,
         }));
-        Ok(Node { raft, storage, service, listener, address, _folder: folder })
+        let introduction = founding::introduction(&folder, &identity);
+        Ok(Node {
+            raft,
+            network,
+            storage,
+            service,
+            introduction,
+            listener,
+            address,
+            _folder: folder,
+        })
     }
 
     /// Where the node listens.
@@ -193,13 +196,70 @@ impl Node {
     /// Serves until `stop` resolves, then answers what is under way and brings
     /// everything to the disk.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-        let Node { raft, storage, service, listener, .. } = self;
-        api::serve(Arc::clone(&service), listener, stop)
+        let Node { raft, network, storage, service, introduction, listener, .. } = self;
+        let peers = Arc::clone(&network);
+        let stop = async move {
+            stop.await;
+            // Requests under way may need the other nodes for a moment.
+            tokio::spawn(async move {
+                tokio::time::sleep(PEERS_STAY).await;
+                peers.hang_up();
+            });
+        };
+        let doors = api::Doors { service, network: Arc::clone(&network), introduction };
+        api::serve(doors, listener, stop)
             .await
             .map_err(|error| NodeError::Server(error.to_string()))?;
+        network.stop();
         raft.shutdown();
         storage.flush()?;
         Ok(())
+    }
+}
+
+/// The shards on record; those of a new cluster are put there first.
+fn open_machine(
+    config: &NodeConfig,
+    identity: &Identity,
+    plugin: Option<&PluginFile<'_>>,
+    storage: &Arc<Storage>,
+) -> Result<Arc<Machine>, NodeError> {
+    let servers = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = Threads { appliers: config.raft.appliers, servers };
+    let plugins = PluginStore::open(config.data_dir.join("plugins"), threads.executors())?;
+    let machine = Arc::new(Machine::open(Arc::clone(storage), &plugins, threads)?);
+    if machine.shards().is_empty() {
+        let plugin = founding::store_plugin(&plugins, plugin)?;
+        machine.create(founding::first_shards(identity, plugin), &plugins)?;
+    }
+    Ok(machine)
+}
+
+fn network_config(config: &NodeConfig, identity: &Identity) -> NetworkConfig {
+    let others = identity.members.iter().filter(|member| member.node_id != identity.node_id);
+    let peer = |member: &identity::MemberRecord| PeerConfig {
+        node_id: member.node_id.clone(),
+        number: node_number(&member.node_id),
+        address: member.address.clone(),
+        dial: config.peers.get(&member.node_id).unwrap_or(&member.address).clone(),
+    };
+    NetworkConfig {
+        node_id: identity.node_id.clone(),
+        cluster_id: identity.cluster_id.clone(),
+        election_timeout: config.raft.election_timeout(),
+        peers: others.map(peer).collect(),
+    }
+}
+
+fn node_info(config: &NodeConfig, identity: &Identity, address: SocketAddr) -> NodeInfo {
+    let own = identity.members.iter().find(|member| member.node_id == identity.node_id);
+    // A node alone is where it listens now; others know a member by its address.
+    let known = own.filter(|_| identity.members.len() > 1).map(|member| member.address.clone());
+    NodeInfo {
+        node_id: config.node_id.clone(),
+        number: node_number(&config.node_id),
+        cluster_id: identity.cluster_id.clone(),
+        address: known.unwrap_or_else(|| address.to_string()),
     }
 }
 
@@ -210,16 +270,18 @@ async fn listen(config: &NodeConfig) -> Result<TcpListener, NodeError> {
         .map_err(|source| NodeError::Listen { address, source })
 }
 
-/// Checks what can be checked without touching anything, and fills in what a new
-/// cluster would be like.
-fn check(config: &NodeConfig) -> Result<Birth, NodeError> {
+/// Checks what can be checked without touching anything.
+fn check(config: &NodeConfig) -> Result<(), NodeError> {
     let fail = |message: String| Err(NodeError::Config(message));
     let id = &config.node_id;
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if id.is_empty() || id.len() > 64 || !id.chars().all(allowed) {
-        return fail(format!(
-            "--node-id {id:?}: an id has 1 to 64 letters, digits, '-', '_' or '.'"
-        ));
+    check_node_id("--node-id", id)?;
+    if let Some(cluster) = &config.cluster {
+        for node in cluster.keys() {
+            check_node_id("--cluster", node)?;
+        }
+        if !cluster.contains_key(id) {
+            return fail(format!("--cluster: this node, {id}, is not in the list"));
+        }
     }
     let slots = config.slots.unwrap_or(DEFAULT_SLOTS);
     if !(1..=MAX_SLOTS).contains(&slots) {
@@ -229,87 +291,17 @@ fn check(config: &NodeConfig) -> Result<Birth, NodeError> {
     if !(1..=slots).contains(&shards) {
         return fail(format!("--shards {shards}: must be 1 to the number of slots, {slots}"));
     }
-    Ok(Birth { slots, shards })
+    Ok(())
 }
 
-/// What was fixed when the cluster was born can be named again, but not changed.
-fn refuse_change(
-    option: &str,
-    asked: Option<u32>,
-    born: u32,
-    folder: &dyn fmt::Display,
-) -> Result<(), NodeError> {
-    match asked.filter(|asked| *asked != born) {
-        None => Ok(()),
-        Some(asked) => Err(NodeError::Config(format!(
-            "{option} {asked}: the cluster in {folder} was born with {born}; leave the option out"
-        ))),
+fn check_node_id(option: &str, id: &str) -> Result<(), NodeError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if id.is_empty() || id.len() > 64 || !id.chars().all(allowed) {
+        return Err(NodeError::Config(format!(
+            "{option} {id:?}: an id has 1 to 64 letters, digits, '-', '_' or '.'"
+        )));
     }
-}
-
-/// A plugin that the command line names.
-struct PluginFile<'a> {
-    path: &'a Path,
-    bytes: Vec<u8>,
-}
-
-impl<'a> PluginFile<'a> {
-    fn read(path: &'a Path) -> Result<Self, NodeError> {
-        let bytes = std::fs::read(path)
-            .map_err(|error| NodeError::Config(format!("--plugin {}: {error}", path.display())))?;
-        let refused = |source| PluginFileError::Module { path: path.to_owned(), source };
-        check_module(&bytes).map_err(refused)?;
-        Ok(PluginFile { path, bytes })
-    }
-}
-
-fn store_plugin(
-    plugins: &PluginStore,
-    file: Option<&PluginFile<'_>>,
-) -> Result<PluginId, NodeError> {
-    match file {
-        None => Ok(plugins.add(DEFAULT_PLUGIN, Path::new("the embedded key-value store"))?),
-        Some(file) => Ok(plugins.add(&file.bytes, file.path)?),
-    }
-}
-
-/// `--plugin` names the plugin at birth; later it can only be the same one.
-fn check_same_plugin(
-    machine: &Machine,
-    file: Option<&PluginFile<'_>>,
-    folder: &dyn fmt::Display,
-) -> Result<(), NodeError> {
-    let Some(file) = file else { return Ok(()) };
-    let named = ModuleHash::of(&file.bytes);
-    if machine.shards().iter().all(|shard| shard.module().hash() == named) {
-        return Ok(());
-    }
-    Err(NodeError::Config(format!(
-        "--plugin {}: the cluster in {folder} was born with another plugin; leave the option out",
-        file.path.display()
-    )))
-}
-
-/// The shards of a new cluster of one node: the slots cut into even ranges.
-fn first_shards(node: &str, slots: u32, shards: u32, plugin: PluginId) -> Vec<ShardRecord> {
-    let boundary = |shard: u32| (u64::from(slots) * u64::from(shard) / u64::from(shards)) as u32;
-    let record = |shard: u32| {
-        let number = u64::from(shard) + 1;
-        let replica = ReplicaId(number);
-        ShardRecord {
-            group: GroupId(number),
-            replica,
-            name: format!("shard_{shard}"),
-            epoch: 1,
-            slots: vec![SlotRange { start: Slot(boundary(shard)), end: Slot(boundary(shard + 1)) }],
-            voters: vec![VoterRecord { replica, node: node.to_owned() }],
-            plugin,
-            frozen: false,
-            started: false,
-            applied_by_snapshot: false,
-        }
-    };
-    (0..shards).map(record).collect()
+    Ok(())
 }
 
 fn descriptors(machine: &Machine) -> Vec<GroupDescriptor> {
@@ -335,22 +327,4 @@ fn shard_labels(machine: &Machine) -> Vec<(String, String)> {
         (shard.record().name.clone(), plugin)
     };
     machine.shards().iter().map(label).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn first_shards_own_every_slot_once() {
-        for (slots, shards) in [(256, 4), (256, 7), (5, 5), (16_384, 10), (1, 1)] {
-            let records = first_shards("node1", slots, shards, [0; 32]);
-            assert_eq!(records.len(), shards as usize);
-            for slot in (0..slots).map(Slot) {
-                let owners = records.iter().filter(|record| record.owns(slot)).count();
-                assert_eq!(owners, 1, "slot {} of {slots} over {shards} shards", slot.0);
-            }
-            assert!(records.iter().all(|record| !record.owns(Slot(slots))));
-        }
-    }
 }

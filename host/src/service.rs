@@ -5,8 +5,11 @@
 //! here knows of gRPC or HTTP.
 
 mod batch;
+mod checksum;
 mod error;
 mod kv;
+mod propose;
+mod read;
 mod routing;
 mod scan;
 mod state_machine;
@@ -19,18 +22,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use raft_lite::MultiRaft;
+use raft_lite::{MultiRaft, NodeId};
 use tokio::sync::Semaphore;
 
-use crate::{machine::Machine, metrics::Metrics};
+use crate::{machine::Machine, metrics::Metrics, network::Network};
 
-pub use batch::{Operation, OperationReply};
+pub use crate::storage::SlotRange;
+pub use batch::{KvKind, Operation, OperationReply};
+pub use checksum::Checksum;
 pub use error::{FailureKind, ServiceError};
 pub use kv::{Expected, Versioned};
-pub use routing::RoutingTable;
+pub use routing::{LeaderRoute, RoutingTable};
 pub use scan::{Pair, ScanRequest, Scanner};
-pub use state_machine::{Request, RequestKind};
-pub use status::{NodeStatus, ShardStatus, Slots};
+pub use state_machine::{Request, RequestKind, ShardRequests};
+pub use status::{MemberStatus, NodeStatus, ShardStatus, Slots};
 
 /// Reads that may run or wait on threads of their own.
 const MAX_LONG_READS: usize = 256;
@@ -80,20 +85,53 @@ pub enum Consistency {
     Stale,
 }
 
+/// How a request is to be dealt with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallOptions {
+    /// If another node leads the shard, say so instead of asking it.
+    pub direct: bool,
+}
+
+/// How a write is to be dealt with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// As any request.
+    pub call: CallOptions,
+    /// Told from itself when it is sent again.
+    pub once: Option<Once>,
+}
+
+/// What makes a write take effect once, however often it is sent. See `Once` in
+/// `kv.proto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Once {
+    /// The client's session; not 0.
+    pub session: u64,
+    /// Its number within the session.
+    pub sequence: u64,
+    /// When it is over, by the cluster's clock; not 0.
+    pub not_after_ms: u64,
+    /// The client needs no results below this sequence number.
+    pub acked_below: u64,
+}
+
 /// Who this node is.
 #[derive(Clone, Debug)]
 pub struct NodeInfo {
     /// The node's id.
     pub node_id: String,
+    /// The number that raft-lite knows it by.
+    pub number: NodeId,
     /// The cluster's id.
     pub cluster_id: String,
-    /// Where it listens: `host:port`.
+    /// Where it is reached: `host:port`.
     pub address: String,
 }
 
 /// A node's service. See the module.
 pub struct Service {
     raft: Arc<MultiRaft>,
+    network: Arc<Network>,
     machine: Arc<Machine>,
     routing: RoutingTable,
     limits: RequestLimits,
@@ -109,6 +147,8 @@ pub struct Service {
 pub struct ServiceParts {
     /// The node's Raft groups.
     pub raft: Arc<MultiRaft>,
+    /// The way to the other nodes.
+    pub network: Arc<Network>,
     /// What they are applied to.
     pub machine: Arc<Machine>,
     /// Where keys live.
@@ -126,10 +166,20 @@ pub struct ServiceParts {
 impl Service {
     /// The service of a node.
     pub fn new(parts: ServiceParts) -> Self {
-        let ServiceParts { raft, machine, routing, limits, metrics, info, data_folder } = parts;
-        let started = Instant::now();
-        let long_reads = Semaphore::new(MAX_LONG_READS);
-        Service { raft, machine, routing, limits, metrics, info, data_folder, started, long_reads }
+        let ServiceParts { raft, network, machine, routing, limits, metrics, info, data_folder } =
+            parts;
+        Service {
+            raft,
+            network,
+            machine,
+            routing,
+            limits,
+            metrics,
+            info,
+            data_folder,
+            started: Instant::now(),
+            long_reads: Semaphore::new(MAX_LONG_READS),
+        }
     }
 
     /// What clients may ask for.

@@ -16,7 +16,7 @@ mod view;
 
 pub use db::{Storage, StorageError, StorageOptions, WriteSet};
 pub(crate) use files::{draft_of, folder_bytes, write_durably};
-pub use keys::{MAX_SLOTS, Slot, SlotRange, data_key, routing_key, slot_of};
+pub use keys::{MAX_SLOTS, Slot, SlotRange, data_key, slot_of};
 pub use overlay::{Overlay, RowSink, ScanBounds};
-pub use record::{ApplyState, PluginId, ShardRecord, VoterRecord};
+pub use record::{ApplyState, PluginId, ShardRecord, VoterRecord, node_number};
 pub use view::{OwnedIterator, OwnedSnapshot, ReadView};

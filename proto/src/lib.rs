@@ -1,7 +1,8 @@
-//! RaftKV's gRPC services and messages (package `raftkv.v1`), and how an error
-//! travels with its machine-readable detail.
+//! RaftKV's gRPC services and messages (package `raftkv.v1`), how an error
+//! travels with its machine-readable detail, and how keys find their slots.
 
 mod detail;
+mod routing;
 
 /// Generated from `proto/raftkv/v1/*.proto`; see there for what each means.
 #[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
@@ -14,3 +15,8 @@ pub mod v1 {
 }
 
 pub use detail::{detail_of, status_with_detail};
+pub use routing::{routing_key, slot_of};
+
+/// Metadata of a call that is not to be forwarded to the shard's leader: a node
+/// that does not lead answers with `NotLeader`. Any value will do.
+pub const DIRECT_METADATA: &str = "raftkv-direct";

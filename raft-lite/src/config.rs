@@ -80,7 +80,7 @@ pub struct GroupDescriptor {
 impl GroupDescriptor {
     /// What is published of the replica before it runs.
     pub(crate) fn shared(&self) -> GroupShared {
-        let sole_voter = self.voters.len() == 1;
-        GroupShared::new(self.group, self.replica, self.record.applied.index, sole_voter)
+        let applied = self.record.applied.index;
+        GroupShared::new(self.group, self.replica, applied, self.voters.clone())
     }
 }

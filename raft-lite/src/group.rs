@@ -13,13 +13,16 @@
 //! - votes are withheld, and no election is started, for an election timeout
 //!   after the last contact with a leader of the current term (the *vote gate*);
 //! - a read waits for the leader's confirmation under a context never used
-//!   before, and is asked again when no answer comes.
+//!   before, and is asked again when no answer comes;
+//! - a leader answers reads by itself only within its lease (`lease.rs`).
 
 mod handover;
+mod lease;
 mod requests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -30,13 +33,15 @@ use raft::{
 };
 use rand::{Rng, rngs::SmallRng};
 
+use lease::Lease;
+
 use crate::{
     clock::BootTime,
     config::{Config, GroupDescriptor},
     group_storage::GroupStorage,
     log_store::{LogChange, LogEntry, LogStoreError},
     logger::logger,
-    message::RaftMessage,
+    message::{Envelope, RaftMessage},
     proposal::{PendingProposal, PendingRead, PendingReply, RequestError},
     round::Round,
     shared::{GroupShared, Role},
@@ -104,6 +109,9 @@ pub(crate) struct Group {
 
     /// When a leader of the current term was last heard.
     last_contact: BootTime,
+    /// The newest round of that leader, and the term.
+    leader_round: (u64, u64),
+    lease: Lease,
     /// The election timeout drawn last, in ticks, and the state it was drawn for.
     drawn_timeout: usize,
     drawn_for: (u64, StateRole, u64),
@@ -114,6 +122,8 @@ pub(crate) struct Group {
     last_time_ms: u64,
 
     new_reads: Vec<PendingRead>,
+    /// Answers to followers' reads, for the next round.
+    answers: Vec<eraftpb::Message>,
     unconfirmed: BTreeMap<u64, UnconfirmedReads>,
     next_read_context: u64,
     /// Confirmed reads at an index that was not handed to the applier yet.
@@ -152,6 +162,8 @@ impl Group {
         };
         let written = storage.initial_hard_state();
         let next_read_context = rng.random();
+        let first_round = rng.random_range(1..u64::MAX / 2);
+        let lease = Lease::new(config.election_timeout(), config.tick_interval, first_round);
         let mut group = Group {
             shared: Arc::new(descriptor.shared()),
             node: RawNode::new(&raft_config, storage, &logger())?,
@@ -164,6 +176,8 @@ impl Group {
             written,
             collected: None,
             last_contact: now,
+            leader_round: (0, 0),
+            lease,
             drawn_timeout: 0,
             drawn_for: (0, StateRole::Follower, u64::MAX),
             was_leader: false,
@@ -171,6 +185,7 @@ impl Group {
             in_flight: VecDeque::new(),
             last_time_ms: 0,
             new_reads: Vec::new(),
+            answers: Vec::new(),
             unconfirmed: BTreeMap::new(),
             next_read_context,
             confirmed: Vec::new(),
@@ -214,8 +229,20 @@ impl Group {
     }
 
     /// Steps a message from another replica.
-    pub(crate) fn step(&mut self, message: RaftMessage, now: BootTime) -> Result<(), GroupError> {
-        let replicated_by_all = Index(message.replicated_by_all());
+    pub(crate) fn step(
+        &mut self,
+        from: NodeId,
+        message: RaftMessage,
+        now: BootTime,
+    ) -> Result<(), GroupError> {
+        if self.voters.get(&message.from()) != Some(&from) {
+            tracing::warn!(
+                group = self.id().0,
+                "dropped a Raft message of a replica not of its node"
+            );
+            return Ok(());
+        }
+        let envelope = message.envelope();
         let mut message = match message.into_raft() {
             Ok(message) => message,
             Err(error) => {
@@ -249,14 +276,23 @@ impl Group {
             }
             _ => {}
         }
-        let (term, is_contact) = (message.term, is_leader_contact(kind));
+        if kind == MessageType::MsgReadIndex && self.answer_by_lease(&message, now) {
+            return Ok(());
+        }
+        let (term, from, is_contact) = (message.term, message.from, is_leader_contact(kind));
         match self.node.step(message) {
             Ok(()) | Err(raft::Error::StepPeerNotFound | raft::Error::ProposalDropped) => {}
             Err(error) => return Err(error.into()),
         }
-        if is_contact && term == self.node.raft.term {
-            self.last_contact = now;
-            self.replicated_by_all = self.replicated_by_all.max(replicated_by_all);
+        if term == self.node.raft.term {
+            if is_contact {
+                self.last_contact = now;
+                self.note_round(envelope.round);
+                self.replicated_by_all =
+                    self.replicated_by_all.max(Index(envelope.replicated_by_all));
+            } else if is_echo(kind) && self.is_leader() {
+                self.lease.echo(ReplicaId(from), envelope.round);
+            }
         }
         self.after_step();
         Ok(())
@@ -290,6 +326,10 @@ impl Group {
         }
         raft.set_randomized_election_timeout(self.drawn_timeout);
         let leads = self.is_leader();
+        if self.was_leader != leads {
+            self.lease.reset();
+            self.shared.set_lease_end(None);
+        }
         if self.was_leader && !leads {
             self.shared.set_lead_start(None);
             self.fail_requests(LEADER_CHANGED, self.not_leader());
@@ -326,6 +366,8 @@ impl Group {
     pub(crate) fn collect(&mut self, round: &mut Round) -> Result<(), GroupError> {
         self.propose_waiting(round.unix_millis);
         self.ask_reads(round.now);
+        let answers = mem::take(&mut self.answers);
+        self.send(answers, round);
         self.sync_applied();
         let has_ready = self.node.has_ready();
         let hard_state = self.hard_state();
@@ -373,6 +415,10 @@ impl Group {
         }
         self.hand_over_rest(round)?;
         self.hand_over_reads(round);
+        if self.is_leader() {
+            let end = self.lease.end(self.voters.len());
+            self.shared.set_lease_end(end);
+        }
         let raft = &self.node.raft;
         let role = match raft.state {
             StateRole::Leader => Role::Leader,
@@ -388,22 +434,41 @@ impl Group {
         self.node.has_ready()
             || (!self.new_reads.is_empty()
                 && (!self.is_leader() || self.node.raft.commit_to_current_term()))
+            || !self.answers.is_empty()
     }
 
     fn send(&mut self, messages: Vec<eraftpb::Message>, round: &mut Round) {
         if messages.is_empty() {
             return;
         }
+        let mut leads_round = None;
         if self.is_leader() {
             self.replicated_by_all = self.replicated_by_all.max(self.least_matched());
+            leads_round = Some(self.lease.stamp(round.now));
         }
         for message in messages {
             let Some(node) = self.voters.get(&ReplicaId(message.to)).copied() else {
                 continue;
             };
-            let message = RaftMessage::from_raft(self.id(), message, self.replicated_by_all.0);
+            let envelope = Envelope {
+                replicated_by_all: self.replicated_by_all.0,
+                round: leads_round.unwrap_or_else(|| self.seen_round(message.term)),
+            };
+            let message = RaftMessage::from_raft(self.id(), message, envelope);
             round.send(node, message);
         }
+    }
+
+    /// Notes the newest round of the present term's leader.
+    fn note_round(&mut self, round: u64) {
+        let term = self.node.raft.term;
+        let newest = if self.leader_round.0 == term { self.leader_round.1 } else { 0 };
+        self.leader_round = (term, newest.max(round));
+    }
+
+    /// The newest round seen of the leader of a term; 0 if none was.
+    fn seen_round(&self, term: u64) -> u64 {
+        if self.leader_round.0 == term { self.leader_round.1 } else { 0 }
     }
 
     /// The index up to which every replica is known to hold the log durably.
@@ -414,6 +479,11 @@ impl Group {
         });
         Index(matched.min().unwrap_or(0))
     }
+}
+
+/// Whether a message of this kind shows that its sender heard its leader.
+fn is_echo(kind: MessageType) -> bool {
+    matches!(kind, MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse)
 }
 
 /// Whether a message of this kind comes from a leader and resets the vote gate.

@@ -46,6 +46,17 @@ pub struct RaftMessage {
     /// as far as the sending leader knows: below it logs may be truncated.
     #[prost(uint64, tag = "15")]
     replicated_by_all: u64,
+    /// From a leader: the number of this round of messages. From a follower: the
+    /// newest round it has seen of the leader of this term. See `group/lease.rs`.
+    #[prost(uint64, tag = "16")]
+    round: u64,
+}
+
+/// What a message carries besides `raft`'s own fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Envelope {
+    pub(crate) replicated_by_all: u64,
+    pub(crate) round: u64,
 }
 
 /// An entry within a [`RaftMessage`].
@@ -84,11 +95,7 @@ pub enum InvalidMessage {
 }
 
 impl RaftMessage {
-    pub(crate) fn from_raft(
-        group: GroupId,
-        message: eraftpb::Message,
-        replicated_by_all: u64,
-    ) -> Self {
+    pub(crate) fn from_raft(group: GroupId, message: eraftpb::Message, envelope: Envelope) -> Self {
         RaftMessage {
             group: group.0,
             kind: message.msg_type as i32,
@@ -104,7 +111,8 @@ impl RaftMessage {
             reject_hint: message.reject_hint,
             context: message.context,
             priority: message.priority,
-            replicated_by_all,
+            replicated_by_all: envelope.replicated_by_all,
+            round: envelope.round,
         }
     }
 
@@ -149,6 +157,12 @@ impl RaftMessage {
         Ok(message)
     }
 
+    /// Bytes the message takes up, roughly.
+    pub fn size(&self) -> usize {
+        let entries = self.entries.iter().map(|e| e.data.len() + e.context.len() + 32);
+        64 + self.context.len() + entries.sum::<usize>()
+    }
+
     /// The group the message belongs to.
     pub fn group(&self) -> GroupId {
         GroupId(self.group)
@@ -169,8 +183,14 @@ impl RaftMessage {
         Term(self.term)
     }
 
-    pub(crate) fn replicated_by_all(&self) -> u64 {
-        self.replicated_by_all
+    /// Whether the message has to keep its place among the group's appends, which
+    /// can be large. All others may overtake them.
+    pub fn is_append(&self) -> bool {
+        self.kind == eraftpb::MessageType::MsgAppend as i32
+    }
+
+    pub(crate) fn envelope(&self) -> Envelope {
+        Envelope { replicated_by_all: self.replicated_by_all, round: self.round }
     }
 }
 
@@ -240,6 +260,8 @@ mod tests {
 
     use super::*;
 
+    const ENVELOPE: Envelope = Envelope { replicated_by_all: 8, round: 9 };
+
     fn append() -> eraftpb::Message {
         let mut message = eraftpb::Message {
             to: 2,
@@ -264,17 +286,17 @@ mod tests {
 
     #[test]
     fn a_message_survives_the_wire() {
-        let sent = RaftMessage::from_raft(GroupId(4), append(), 8);
+        let sent = RaftMessage::from_raft(GroupId(4), append(), ENVELOPE);
         let received = RaftMessage::decode(sent.encode_to_vec().as_slice()).unwrap();
         assert_eq!(received.group(), GroupId(4));
-        assert_eq!(received.replicated_by_all(), 8);
+        assert_eq!(received.envelope(), ENVELOPE);
         assert_eq!(received.into_raft().unwrap(), append());
     }
 
     #[test]
     fn damaged_messages_are_refused_or_harmless() {
         let mut rng = SmallRng::seed_from_u64(1);
-        let sent = RaftMessage::from_raft(GroupId(4), append(), 8).encode_to_vec();
+        let sent = RaftMessage::from_raft(GroupId(4), append(), ENVELOPE).encode_to_vec();
         for _ in 0..20_000 {
             let mut bytes = sent.clone();
             for _ in 0..rng.random_range(1..4) {
@@ -294,23 +316,23 @@ mod tests {
 
     #[test]
     fn messages_that_would_harm_raft_are_refused() {
-        let mut local = RaftMessage::from_raft(GroupId(4), append(), 0);
+        let mut local = RaftMessage::from_raft(GroupId(4), append(), ENVELOPE);
         local.kind = eraftpb::MessageType::MsgHup as i32;
         assert_eq!(local.into_raft(), Err(InvalidMessage::NotForTheNetwork("MsgHup")));
 
-        let mut unknown = RaftMessage::from_raft(GroupId(4), append(), 0);
+        let mut unknown = RaftMessage::from_raft(GroupId(4), append(), ENVELOPE);
         unknown.kind = 99;
         assert_eq!(unknown.into_raft(), Err(InvalidMessage::UnknownKind(99)));
 
-        let mut termless = RaftMessage::from_raft(GroupId(4), append(), 0);
+        let mut termless = RaftMessage::from_raft(GroupId(4), append(), ENVELOPE);
         termless.term = 0;
         assert_eq!(termless.into_raft(), Err(InvalidMessage::NoTerm));
 
-        let mut read = RaftMessage::from_raft(GroupId(4), append(), 0);
+        let mut read = RaftMessage::from_raft(GroupId(4), append(), ENVELOPE);
         read.kind = eraftpb::MessageType::MsgReadIndex as i32;
         assert_eq!(read.into_raft(), Err(InvalidMessage::NotOneRead(2)));
 
-        let mut gap = RaftMessage::from_raft(GroupId(4), append(), 0);
+        let mut gap = RaftMessage::from_raft(GroupId(4), append(), ENVELOPE);
         gap.entries[1].index = 13;
         assert_eq!(gap.into_raft(), Err(InvalidMessage::EntriesNotContiguous(11)));
     }

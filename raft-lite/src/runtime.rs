@@ -29,7 +29,7 @@ use crate::{
     startup::{Startup, decide_startup},
     state_machine::StateMachine,
     transport::Transport,
-    types::GroupId,
+    types::{GroupId, NodeId},
     worker::{Input, Worker, WorkerParts},
 };
 
@@ -73,6 +73,7 @@ pub struct MultiRaft {
     inboxes: Vec<Sender<Input>>,
     groups: BTreeMap<GroupId, Arc<GroupShared>>,
     budget: Arc<Budget>,
+    clock: Arc<dyn Clock>,
     /// Appliers drop what is left in their queues.
     stopping: Arc<AtomicBool>,
     /// Workers first, then appliers: the order in which they end.
@@ -95,6 +96,7 @@ impl MultiRaft {
             inboxes,
             groups: BTreeMap::new(),
             budget,
+            clock: Arc::clone(&parts.clock),
             stopping: Arc::default(),
             threads: Mutex::default(),
         };
@@ -180,9 +182,24 @@ impl MultiRaft {
         self.send(group, Input::Read(group, PendingRead::new(reply, permit)));
     }
 
-    /// Takes in a message from another node. It may be dropped, like on the way.
-    pub fn deliver(&self, message: RaftMessage) {
-        self.send(message.group(), Input::Message(message));
+    /// Takes in messages from another node. They may be dropped, like on the way.
+    pub fn deliver(&self, from: NodeId, messages: Vec<RaftMessage>) {
+        let workers = self.inboxes.len();
+        let mut shares: Vec<Vec<RaftMessage>> = vec![Vec::new(); workers];
+        for message in messages {
+            shares[index_of(message.group(), workers)].push(message);
+        }
+        for (inbox, share) in self.inboxes.iter().zip(shares) {
+            if !share.is_empty() {
+                // No room is like being lost on the way; raft sends again.
+                let _ = inbox.try_send(Input::Messages(from, share));
+            }
+        }
+    }
+
+    /// The node whose replica leads a group, as far as this node knows.
+    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.groups.get(&group)?.leader_node()
     }
 
     /// The state of a group's replica on this node, if there is one.
@@ -190,10 +207,13 @@ impl MultiRaft {
         self.groups.get(&group).map(|shared| shared.status())
     }
 
-    /// Whether a read can be answered from the local state at once, without
-    /// [`MultiRaft::read`], and is linearizable all the same.
-    pub fn can_read_now(&self, group: GroupId) -> bool {
-        self.groups.get(&group).is_some_and(|shared| shared.reads_locally())
+    /// Whether what the caller has read of the local state already is
+    /// linearizable, without [`MultiRaft::read`]: this replica leads, and its lease
+    /// holds now. The state must have been taken before this is asked, since time
+    /// may pass between any two steps.
+    pub fn could_read(&self, group: GroupId) -> bool {
+        let reads_locally = |shared: &Arc<GroupShared>| shared.reads_locally(self.clock.now());
+        self.groups.get(&group).is_some_and(reads_locally)
     }
 
     /// Whether this node's replica leads the group and holds everything that was

@@ -1,11 +1,17 @@
 //! What a group's worker, its applier and everybody else know in common.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
-use crate::types::{GroupId, Index, ReplicaId, Term};
+use crate::{
+    clock::BootTime,
+    types::{GroupId, Index, NodeId, ReplicaId, Term},
+};
 
 /// A replica's part in its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +60,13 @@ pub(crate) struct GroupShared {
     /// Index of the first entry of the term this replica leads in; none unless it
     /// leads.
     lead_start: AtomicU64,
+    /// Until when this replica may answer reads by itself, in nanoseconds of boot
+    /// time; 0 if it may not.
+    lease_end: AtomicU64,
     /// There is no other voter that could come to lead.
     sole_voter: bool,
+    /// The nodes of all voters.
+    nodes: BTreeMap<ReplicaId, NodeId>,
     /// Bytes of entries handed to the applier and not yet applied.
     apply_backlog: AtomicUsize,
     /// The worker holds entries back until the backlog is smaller.
@@ -68,7 +79,7 @@ impl GroupShared {
         group: GroupId,
         replica: ReplicaId,
         applied: Index,
-        sole_voter: bool,
+        nodes: BTreeMap<ReplicaId, NodeId>,
     ) -> Self {
         GroupShared {
             group,
@@ -79,7 +90,9 @@ impl GroupShared {
             commit: AtomicU64::new(0),
             applied: AtomicU64::new(applied.0),
             lead_start: AtomicU64::new(u64::MAX),
-            sole_voter,
+            lease_end: AtomicU64::new(0),
+            sole_voter: nodes.len() == 1,
+            nodes,
             apply_backlog: AtomicUsize::new(0),
             wants_wake: AtomicBool::new(false),
             halted: OnceLock::new(),
@@ -103,10 +116,25 @@ impl GroupShared {
         self.halted().is_none() && self.applied().0 >= self.lead_start.load(Ordering::Acquire)
     }
 
-    /// Whether the applied state can be read at once: everything acknowledged is
-    /// applied here, and nobody else can have acknowledged anything.
-    pub(crate) fn reads_locally(&self) -> bool {
-        self.sole_voter && self.leads_settled()
+    pub(crate) fn set_lease_end(&self, end: Option<BootTime>) {
+        let nanos = end.map_or(0, |end| end.as_nanos() as u64);
+        self.lease_end.store(nanos, Ordering::Release);
+    }
+
+    /// Whether no other replica can lead at `now`.
+    pub(crate) fn lease_holds(&self, now: BootTime) -> bool {
+        self.sole_voter || (now.as_nanos() as u64) < self.lease_end.load(Ordering::Acquire)
+    }
+
+    /// Whether the state that was applied before `now` was looked up can be read:
+    /// everything acknowledged until then is in it.
+    pub(crate) fn reads_locally(&self, now: BootTime) -> bool {
+        self.leads_settled() && self.lease_holds(now)
+    }
+
+    /// The node whose replica leads, as far as known.
+    pub(crate) fn leader_node(&self) -> Option<NodeId> {
+        self.nodes.get(&ReplicaId(self.leader.load(Ordering::Relaxed))).copied()
     }
 
     pub(crate) fn applied(&self) -> Index {

@@ -81,6 +81,8 @@ struct History {
     /// Reads answered: the number of commands acknowledged when each was asked,
     /// and the index the read saw.
     reads: Vec<(GroupId, usize, NodeId, Index)>,
+    /// How many of them a leader answered by its lease.
+    lease_reads: usize,
     refused: usize,
 }
 
@@ -207,9 +209,9 @@ impl Sim {
 
     fn deliver(&mut self) {
         let due = self.network.lock().unwrap().due(self.clock.now(), &mut self.rng);
-        for (to, message) in due {
+        for (from, to, message) in due {
             if let Some(running) = self.nodes.get_mut(&to).and_then(|node| node.running.as_mut()) {
-                running.worker.handle(Input::Message(message));
+                running.worker.handle(Input::Messages(from, vec![message]));
             }
         }
     }
@@ -293,6 +295,14 @@ impl Sim {
         let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) else {
             return;
         };
+        let shared = &running.shared[&group];
+        if shared.reads_locally(self.clock.now()) {
+            let seen = (group, acknowledged, id, shared.applied());
+            let mut history = self.history.lock().unwrap();
+            history.reads.push(seen);
+            history.lease_reads += 1;
+            return;
+        }
         let reply = Box::new(move |result: Result<Index, RequestError>| {
             if let Ok(index) = result {
                 history.lock().unwrap().reads.push((group, acknowledged, id, index));

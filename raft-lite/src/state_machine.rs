@@ -58,6 +58,23 @@ pub enum Rejection {
     Frozen,
     /// The command's `not_after` had passed.
     Expired,
+    /// The client has said that it needs no results of commands so far back.
+    Answered,
+}
+
+impl Rejection {
+    const ALL: [Rejection; 4] =
+        [Rejection::SlotNotOwned, Rejection::Frozen, Rejection::Expired, Rejection::Answered];
+
+    /// A number that stands for the reason, on the wire and in hashes.
+    pub fn number(self) -> u32 {
+        self as u32
+    }
+
+    /// The reason that a number stands for.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|rejection| rejection.number() == number)
+    }
 }
 
 /// A host failure while applying: disk, memory, damaged state. The replica must

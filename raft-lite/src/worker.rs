@@ -29,7 +29,7 @@ use crate::{
     shared::GroupShared,
     state_machine::StateMachine,
     transport::Transport,
-    types::GroupId,
+    types::{GroupId, NodeId},
 };
 
 /// Ticks between two looks at what can be truncated.
@@ -46,7 +46,8 @@ const FLUSH_AFTER_BYTES: usize = 128 << 20;
 pub(crate) enum Input {
     Propose(PendingProposal),
     Read(GroupId, PendingRead),
-    Message(RaftMessage),
+    /// From another node, for any groups of this worker.
+    Messages(NodeId, Vec<RaftMessage>),
     /// The group's applier has room again.
     Wake(GroupId),
     /// No more inputs follow.
@@ -60,7 +61,7 @@ impl Input {
             Input::Propose(proposal) => proposal.reply.send(Err(RequestError::Overloaded)),
             Input::Read(_, read) => read.send(Err(RequestError::Overloaded)),
             // Raft sends its messages again.
-            Input::Message(_) | Input::Wake(_) | Input::Stop => {}
+            Input::Messages(..) | Input::Wake(_) | Input::Stop => {}
         }
     }
 }
@@ -165,13 +166,15 @@ impl Worker {
                 }
                 None => read.send(Err(no_group(id))),
             },
-            Input::Message(message) => {
-                let (id, to) = (message.group(), message.to());
+            Input::Messages(from, messages) => {
                 let now = self.parts.clock.now();
-                let ours = self.groups.get(&id).is_some_and(|s| s.group.shared.replica == to);
-                if ours {
-                    self.guarded(id, |group| group.step(message, now));
-                    self.touch(id);
+                for message in messages {
+                    let (id, to) = (message.group(), message.to());
+                    let ours = self.groups.get(&id).is_some_and(|s| s.group.shared.replica == to);
+                    if ours {
+                        self.guarded(id, |group| group.step(from, message, now));
+                        self.touch(id);
+                    }
                 }
             }
             Input::Wake(id) => self.touch(id),

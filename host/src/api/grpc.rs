@@ -2,6 +2,7 @@
 
 mod admin;
 mod kv;
+mod raft;
 mod state_machine;
 mod status;
 
@@ -9,26 +10,32 @@ use std::{io, sync::Arc};
 
 use axum::{Router, middleware, response::Response};
 use http::HeaderValue;
-use raft_kv_proto::v1::{
-    self, admin_server::AdminServer, kv_server::KvServer, state_machine_server::StateMachineServer,
+use raft_kv_proto::{
+    DIRECT_METADATA,
+    v1::{
+        self, admin_server::AdminServer, kv_server::KvServer, raft_server::RaftServer,
+        state_machine_server::StateMachineServer,
+    },
 };
-use tonic::{Code, service::Routes};
+use tonic::{Code, metadata::MetadataMap, service::Routes};
 use tonic_health::{
     ServingStatus,
     pb::health_server::{Health, HealthServer},
     server::HealthReporter,
 };
 
-use crate::service::Service;
+use super::Doors;
+use crate::{
+    network::{Introduction, MAX_FRAME_BYTES},
+    service::CallOptions,
+};
 
 /// The names that health is reported for; the empty one is the whole node.
 const HEALTH_NAMES: [&str; 3] = ["", "raftkv.v1.Kv", "raftkv.v1.StateMachine"];
 
 /// All services, with reflection and health.
-pub(super) fn router(
-    service: Arc<Service>,
-    health: HealthServer<impl Health>,
-) -> io::Result<Router> {
+pub(super) fn router(doors: Doors, health: HealthServer<impl Health>) -> io::Result<Router> {
+    let Doors { service, network, introduction } = doors;
     // What exceeds the service's own limits is refused by it, with a detail; the
     // decoder's limit only bounds memory and must lie above.
     let limit = service.limits().message_bytes();
@@ -41,15 +48,34 @@ pub(super) fn router(
     let state_machine =
         StateMachineServer::new(state_machine::StateMachineApi { service: Arc::clone(&service) });
     let admin = AdminServer::new(admin::AdminApi { service });
+    let raft = raft_server(raft::RaftApi { network: Some(network), introduction });
     let routes = Routes::new(health)
         .add_service(reflection)
         .add_service(kv.max_decoding_message_size(limit).max_encoding_message_size(usize::MAX))
         .add_service(
             state_machine.max_decoding_message_size(limit).max_encoding_message_size(usize::MAX),
         )
-        .add_service(admin);
+        .add_service(admin)
+        .add_service(raft);
     let name_oversized = move |response| async move { name_oversized_message(response, limit) };
     Ok(routes.into_axum_router().layer(middleware::map_response(name_oversized)))
+}
+
+/// What is served before the cluster is born.
+pub(super) fn birth_router(introduction: Introduction) -> io::Result<Router> {
+    let raft = raft_server(raft::RaftApi { network: None, introduction });
+    Ok(Routes::new(raft).into_axum_router())
+}
+
+fn raft_server(api: raft::RaftApi) -> RaftServer<raft::RaftApi> {
+    RaftServer::new(api)
+        .max_decoding_message_size(MAX_FRAME_BYTES)
+        .max_encoding_message_size(MAX_FRAME_BYTES)
+}
+
+/// What a call's metadata asks for.
+fn options(metadata: &MetadataMap) -> CallOptions {
+    CallOptions { direct: metadata.contains_key(DIRECT_METADATA) }
 }
 
 pub(super) async fn set_health(health: &HealthReporter, ready: bool) {

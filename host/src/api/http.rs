@@ -10,11 +10,11 @@ use axum::{
     body::Body,
     extract::{Request, State},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{any, get},
 };
 use http::{HeaderValue, Method, StatusCode, header};
 
-use crate::service::Service;
+use crate::{network::Introduction, service::Service};
 use error::ApiError;
 
 /// `grpc-status` of a method that is not served.
@@ -33,6 +33,20 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/metrics", get(metrics))
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(service)
+}
+
+/// What is served before the cluster is born.
+pub(super) fn birth_router(introduction: Introduction) -> Router {
+    let not_ready = |State(introduction): State<Introduction>| async move {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", introduction.waits_for())
+    };
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(not_ready))
+        .route("/kv/{*key}", any(not_ready))
+        .route("/kv", any(not_ready))
+        .route("/status", get(not_ready))
+        .with_state(introduction)
 }
 
 /// For paths that are neither ours nor a gRPC service's.

@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use axum::Router;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -13,11 +14,13 @@ use tokio::{
 };
 use tonic_health::server::HealthReporter;
 
-use super::{grpc, http};
-use crate::service::Service;
+use super::{Doors, grpc, http};
+use crate::{network::Introduction, service::Service};
 
 /// Time that requests under way are given when the node stops.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
+/// Time that those who look for their cluster are given then.
+const BIRTH_DRAIN_TIME: Duration = Duration::from_millis(200);
 /// How often the health service learns whether the node can serve.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(200);
 /// Bytes a client may send ahead on one HTTP/2 stream, and on one connection.
@@ -30,23 +33,54 @@ const MAX_CONCURRENT_STREAMS: u32 = 4096;
 
 /// Serves on `listener` until `stop` resolves; then lets requests under way end.
 pub async fn serve(
-    service: Arc<Service>,
+    doors: Doors,
     listener: TcpListener,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    let service = Arc::clone(&doors.service);
     let (health, health_service) = tonic_health::server::health_reporter();
     // The names must be known before anybody can ask for them.
     let ready = service.readiness().is_ok();
     grpc::set_health(&health, ready).await;
     let health_task = tokio::spawn(report_health(Arc::clone(&service), health.clone(), ready));
-    let router = grpc::router(Arc::clone(&service), health_service)?.merge(http::router(service));
+    let router = grpc::router(doors, health_service)?.merge(http::router(service));
+    let connections = accept(router, &listener, stop).await;
+    drop(listener);
+    health_task.abort();
+    grpc::set_health(&health, false).await;
+    if timeout(DRAIN_TIME, connections.shutdown()).await.is_err() {
+        tracing::info!("stopped with requests under way after {DRAIN_TIME:?}");
+    }
+    Ok(())
+}
+
+/// Serves, while the node looks for its cluster, those who look for theirs; until
+/// `stop` resolves.
+pub async fn serve_birth(
+    introduction: Introduction,
+    listener: &TcpListener,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let router = grpc::birth_router(introduction.clone())?.merge(http::birth_router(introduction));
+    let connections = accept(router, listener, stop).await;
+    // Whoever is cut off asks again.
+    let _ = timeout(BIRTH_DRAIN_TIME, connections.shutdown()).await;
+    Ok(())
+}
+
+/// Takes connections until `stop` resolves. Returns those there are then.
+async fn accept(
+    router: Router,
+    listener: &TcpListener,
+    stop: impl Future<Output = ()>,
+) -> GracefulShutdown {
     let router = TowerToHyperService::new(router.fallback(http::not_found));
     let builder = connection_builder();
     let connections = GracefulShutdown::new();
     tokio::pin!(stop);
     loop {
         tokio::select! {
-            () = &mut stop => break,
+            () = &mut stop => return connections,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     prepare(&stream);
@@ -66,13 +100,6 @@ pub async fn serve(
             },
         }
     }
-    drop(listener);
-    health_task.abort();
-    grpc::set_health(&health, false).await;
-    if timeout(DRAIN_TIME, connections.shutdown()).await.is_err() {
-        tracing::info!("stopped with requests under way after {DRAIN_TIME:?}");
-    }
-    Ok(())
 }
 
 fn prepare(stream: &TcpStream) {

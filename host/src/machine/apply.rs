@@ -1,6 +1,6 @@
 //! Applying committed entries.
 
-use std::{any::Any, sync::Arc, vec};
+use std::{any::Any, sync::Arc};
 
 use raft_lite::{
     ApplyError, Command, CommandFailure, CommandOutcome, EntryKind, GroupEntries, GroupId, Index,
@@ -8,9 +8,12 @@ use raft_lite::{
 };
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
-use super::{Machine, Shard};
+use super::{
+    Machine, Shard,
+    sessions::{Admission, BatchRows},
+};
 use crate::{
-    storage::{ApplyState, Overlay, ReadView, Slot, WriteSet},
+    storage::{ApplyState, Overlay, ReadView, ShardRecord, Slot, WriteSet},
     wasm::{BatchOutcome, Call, PluginResult},
 };
 
@@ -27,13 +30,12 @@ impl StateMachine for Machine {
                 group: group.group,
                 message: "this node has no record of it".to_owned(),
             })?;
-            let state = self.apply_group(&shard, group, &mut writes, outcomes)?;
-            writes.put_apply_state(group.group, &state);
-            progress.push((shard, state));
+            progress.push(self.apply_group(shard, group, &mut writes, outcomes)?);
         }
         let first = batch.first().map_or(GroupId(0), |group| group.group);
         self.storage.write(writes).map_err(|error| host_failure(first, &error))?;
-        for (shard, state) in progress {
+        for Progress { shard, state, sessions } in progress {
+            shard.sessions.lock().keep(sessions);
             *shard.applied.lock() = state;
         }
         Ok(())
@@ -58,36 +60,24 @@ fn host_failure(group: GroupId, error: &dyn std::error::Error) -> ApplyError {
     ApplyError { group, message: error.to_string() }
 }
 
-/// What the checks before the plugin said of a command.
-type Verdict = Result<(), Rejection>;
+/// Of how many entries one sweeps a slot's sessions.
+const SWEEP_INTERVAL_ENTRIES: u64 = 256;
 
-/// What became of a batch's commands, each in the order of the commands it is
-/// about.
-struct Results {
-    /// About all.
-    verdicts: vec::IntoIter<Verdict>,
-    /// About those that were admitted.
-    results: vec::IntoIter<PluginResult>,
-    /// About those that succeeded.
-    write_hashes: vec::IntoIter<u64>,
+/// A group's entries on their way through the plugin.
+struct Batch {
+    state: ApplyState,
+    /// What is to be done with each command.
+    admissions: Vec<Admission>,
+    /// The commands that run.
+    calls: Vec<Call>,
+    sessions: BatchRows,
 }
 
-impl Results {
-    /// The outcome of the next command, which is added to the rolling hash.
-    fn next(&mut self, hash: &mut u64) -> CommandOutcome {
-        match self.verdicts.next().expect("each command has a verdict") {
-            Err(rejection) => {
-                *hash = xxh3_64_with_seed(&[rejection as u8], *hash);
-                CommandOutcome::Rejected(rejection)
-            }
-            Ok(()) => {
-                let result = self.results.next().expect("each call has a result");
-                let written = if result.is_ok() { self.write_hashes.next() } else { None };
-                *hash = fold(*hash, written.unwrap_or(0), &result);
-                outcome_of(result)
-            }
-        }
-    }
+/// What is to be published once a group's batch is stored.
+struct Progress {
+    shard: Arc<Shard>,
+    state: ApplyState,
+    sessions: BatchRows,
 }
 
 impl Machine {
@@ -95,47 +85,111 @@ impl Machine {
     /// wrote to `writes`.
     fn apply_group(
         &self,
-        shard: &Shard,
+        shard: Arc<Shard>,
         group: &GroupEntries,
         writes: &mut WriteSet,
         outcomes: &mut Vec<CommandOutcome>,
-    ) -> Result<ApplyState, ApplyError> {
-        let mut state = shard.applied();
-        let mut verdicts = Vec::new();
-        let mut calls = Vec::new();
-        for entry in &group.entries {
-            state.applied = entry.position;
-            if let Some(payload) = &entry.payload {
-                refuse_structural(group.group, payload)?;
-                state.time_ms = state.time_ms.max(payload.time_ms);
-                admit(shard, &state, &payload.commands, &mut verdicts, &mut calls);
-            }
-        }
+    ) -> Result<Progress, ApplyError> {
+        let fail = |error: &dyn std::error::Error| host_failure(group.group, error);
+        let Batch { mut state, admissions, calls, mut sessions } =
+            self.admit(&shard, group).map_err(|error| fail(&*error))?;
         let overlay = Box::new(Overlay::new(ReadView::Latest(Arc::clone(&self.storage))));
         let outcome = self
             .appliers
             .run(|executor| executor.apply(&shard.module, &shard.limits, calls, overlay))
-            .map_err(|error| host_failure(group.group, &error))?;
+            .map_err(|error| fail(&error))?;
         let BatchOutcome { results, storage } = outcome;
         let storage: Box<dyn Any> = storage;
         let mut overlay =
             storage.downcast::<Overlay>().expect("the executor gives back what it was given");
-        let mut results = Results {
-            verdicts: verdicts.into_iter(),
-            results: results.into_iter(),
-            write_hashes: overlay.take_write_hashes().into_iter(),
-        };
+        let mut write_hashes = overlay.take_write_hashes().into_iter();
+        let (ran, written): (Vec<CommandOutcome>, Vec<u64>) = results
+            .into_iter()
+            .map(|result| {
+                let written = if result.is_ok() { write_hashes.next() } else { None };
+                (outcome_of(result), written.unwrap_or(0))
+            })
+            .unzip();
+        let mut places = 0..ran.len();
+        let mut admissions = admissions.into_iter();
         for entry in &group.entries {
             let index = entry.position.index.0.to_le_bytes();
             state.state_hash = xxh3_64_with_seed(&index, state.state_hash);
-            let commands = entry.payload.as_ref().map_or(0, |payload| payload.commands.len());
-            for _ in 0..commands {
-                outcomes.push(results.next(&mut state.state_hash));
+            for command in entry.payload.iter().flat_map(|payload| &payload.commands) {
+                let hash = state.state_hash;
+                let admission = admissions.next().expect("each command has an admission");
+                let (hash, outcome) = match admission {
+                    Admission::Run => {
+                        let place = places.next().expect("each call has a result");
+                        (fold(hash, written[place], &ran[place]), ran[place].clone())
+                    }
+                    Admission::Known(outcome) => (fold_answered(hash, command), outcome),
+                    Admission::SameAs(place) => (fold_answered(hash, command), ran[place].clone()),
+                    Admission::Rejected(rejection) => {
+                        let hash = xxh3_64_with_seed(&[rejection.number() as u8], hash);
+                        (hash, CommandOutcome::Rejected(rejection))
+                    }
+                };
+                state.state_hash = hash;
+                outcomes.push(outcome);
             }
         }
         overlay.drain_into(writes);
-        Ok(state)
+        sessions.finish(&ran, writes);
+        writes.put_apply_state(group.group, &state);
+        Ok(Progress { shard, state, sessions })
     }
+
+    /// Checks all commands of a group's entries, in their order.
+    fn admit(
+        &self,
+        shard: &Shard,
+        group: &GroupEntries,
+    ) -> Result<Batch, Box<dyn std::error::Error>> {
+        let sessions = shard.sessions.lock();
+        let mut batch = Batch {
+            state: shard.applied(),
+            admissions: Vec::new(),
+            calls: Vec::new(),
+            sessions: BatchRows::default(),
+        };
+        for entry in &group.entries {
+            batch.state.applied = entry.position;
+            let Some(payload) = &entry.payload else { continue };
+            refuse_structural(group.group, payload)?;
+            batch.state.time_ms = batch.state.time_ms.max(payload.time_ms);
+            let now_ms = batch.state.time_ms;
+            for (position, command) in payload.commands.iter().enumerate() {
+                let admission = match check(&shard.record, command, now_ms) {
+                    Err(rejection) => Admission::Rejected(rejection),
+                    Ok(()) if command.session == 0 => Admission::Run,
+                    Ok(()) => {
+                        let rows = &mut batch.sessions;
+                        let place = (now_ms, batch.calls.len());
+                        sessions.admit(rows, &self.storage, command, place)?
+                    }
+                };
+                if admission == Admission::Run {
+                    batch.calls.push(call(&shard.record, &batch.state, position, command));
+                }
+                batch.admissions.push(admission);
+            }
+            if let Some(slot) = slot_to_sweep(&shard.record, entry.position.index.0) {
+                sessions.sweep(&mut batch.sessions, &self.storage, slot, now_ms)?;
+            }
+        }
+        Ok(batch)
+    }
+}
+
+/// The slot whose sessions are swept at this index, if one is: all have their turn.
+fn slot_to_sweep(record: &ShardRecord, index: u64) -> Option<Slot> {
+    if !index.is_multiple_of(SWEEP_INTERVAL_ENTRIES) {
+        return None;
+    }
+    let slots: Vec<Slot> = record.slots.iter().flat_map(|range| range.slots()).collect();
+    let turn = (index / SWEEP_INTERVAL_ENTRIES).checked_rem(slots.len() as u64)?;
+    slots.get(turn as usize).copied()
 }
 
 /// Structural changes are not proposed by this version; one in the log was
@@ -148,37 +202,28 @@ fn refuse_structural(group: GroupId, payload: &Payload) -> Result<(), ApplyError
     Err(ApplyError { group, message })
 }
 
-/// Checks an entry's commands one by one and turns those admitted into calls.
-fn admit(
-    shard: &Shard,
-    state: &ApplyState,
-    commands: &[Command],
-    verdicts: &mut Vec<Verdict>,
-    calls: &mut Vec<Call>,
-) {
-    let record = &shard.record;
-    for (position, command) in commands.iter().enumerate() {
-        let verdict = if !record.owns(Slot(command.slot)) {
-            Err(Rejection::SlotNotOwned)
-        } else if record.frozen {
-            Err(Rejection::Frozen)
-        } else if command.not_after_ms != 0 && state.time_ms > command.not_after_ms {
-            Err(Rejection::Expired)
-        } else {
-            Ok(())
-        };
-        if verdict.is_ok() {
-            let (index, position) = (state.applied.index.0, position as u32);
-            calls.push(Call {
-                slot: command.slot,
-                index,
-                time_ms: state.time_ms,
-                position,
-                seed: seed(record.group, index, position),
-                payload: command.payload.clone(),
-            });
-        }
-        verdicts.push(verdict);
+/// Checks a command before anything else is looked at.
+fn check(record: &ShardRecord, command: &Command, now_ms: u64) -> Result<(), Rejection> {
+    if !record.owns(Slot(command.slot)) {
+        Err(Rejection::SlotNotOwned)
+    } else if record.frozen {
+        Err(Rejection::Frozen)
+    } else if command.not_after_ms != 0 && now_ms > command.not_after_ms {
+        Err(Rejection::Expired)
+    } else {
+        Ok(())
+    }
+}
+
+fn call(record: &ShardRecord, state: &ApplyState, position: usize, command: &Command) -> Call {
+    let (index, position) = (state.applied.index.0, position as u32);
+    Call {
+        slot: command.slot,
+        index,
+        time_ms: state.time_ms,
+        position,
+        seed: seed(record.group, index, position),
+        payload: command.payload.clone(),
     }
 }
 
@@ -194,17 +239,24 @@ fn seed(group: GroupId, index: u64, position: u32) -> [u8; 32] {
     seed
 }
 
-/// The rolling state hash after one more command.
-fn fold(hash: u64, written: u64, result: &PluginResult) -> u64 {
+/// The rolling state hash after one more command that ran.
+fn fold(hash: u64, written: u64, outcome: &CommandOutcome) -> u64 {
     let hash = xxh3_64_with_seed(&written.to_le_bytes(), hash);
-    match result {
-        Ok(response) => xxh3_64_with_seed(response, hash),
-        Err(failure) => {
-            let hash = xxh3_64_with_seed(&[failure.kind as u8], !hash);
+    match outcome {
+        CommandOutcome::Applied(response) => xxh3_64_with_seed(response, hash),
+        CommandOutcome::Failed(failure) => {
+            let hash = xxh3_64_with_seed(&failure.kind.to_le_bytes(), !hash);
             let hash = xxh3_64_with_seed(&failure.code.to_le_bytes(), hash);
             xxh3_64_with_seed(failure.message.as_bytes(), hash)
         }
+        CommandOutcome::Rejected(_) => unreachable!("a command that ran was not rejected"),
     }
+}
+
+/// The rolling state hash after one more command that had been answered before.
+fn fold_answered(hash: u64, command: &Command) -> u64 {
+    let hash = xxh3_64_with_seed(&command.session.to_le_bytes(), hash ^ 0xfe);
+    xxh3_64_with_seed(&command.sequence.to_le_bytes(), hash)
 }
 
 fn outcome_of(result: PluginResult) -> CommandOutcome {

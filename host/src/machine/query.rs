@@ -1,13 +1,14 @@
 //! Answering reads from one state of a shard.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
-use raft_lite::GroupId;
+use raft_lite::{GroupId, Index};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Machine, Shard};
 use crate::{
-    storage::{ApplyState, Overlay, OwnedSnapshot, ReadView, Slot},
+    storage::{ApplyState, Overlay, OwnedSnapshot, ReadView, ScanBounds, Slot, StorageError},
     wasm::{Call, HostError, PluginResult, QueryResult},
 };
 
@@ -75,6 +76,22 @@ impl Machine {
 }
 
 impl ShardReader {
+    /// Hash and number of all that is stored in the shard's slots, and the index of
+    /// the last entry applied to it.
+    pub fn checksum(&self) -> Result<(Index, u64, u64), StorageError> {
+        let ReadView::Snapshot(snapshot) = &self.view else { unreachable!("readers hold one") };
+        let applied = snapshot.apply_state(self.shard.record.group)?.applied.index;
+        let (mut hash, mut keys) = (0, 0);
+        for slot in self.shard.record.slots.iter().flat_map(|range| range.slots()) {
+            self.view.scan(&ScanBounds::whole_slot(slot), &mut |key, value| {
+                hash = xxh3_64_with_seed(value, xxh3_64_with_seed(key, hash));
+                keys += 1;
+                ControlFlow::Continue(())
+            })?;
+        }
+        Ok((applied, hash, keys))
+    }
+
     /// Answers queries, in order. `inline`: those that take long are given up as
     /// [`QueryReply::TooLong`].
     pub fn query(&self, queries: &[Query], inline: bool) -> Result<Vec<QueryReply>, QueryError> {

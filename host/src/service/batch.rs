@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, time::Instant};
 use bytes::Bytes;
 
 use super::{
-    Consistency, Request, RequestKind, Service, ServiceError,
+    CallOptions, Consistency, Once, Request, RequestKind, Service, ServiceError,
     kv::{Expected, Versioned, read_delete, read_get, read_put},
 };
 
@@ -25,6 +25,8 @@ pub enum Operation {
         value: Bytes,
         /// What must be there before.
         expected: Expected,
+        /// Told from itself when it is sent again.
+        once: Option<Once>,
     },
     /// Reads a key.
     Get {
@@ -37,6 +39,8 @@ pub enum Operation {
     Delete {
         /// The key.
         key: Bytes,
+        /// Told from itself when it is sent again.
+        once: Option<Once>,
     },
 }
 
@@ -51,19 +55,50 @@ pub enum OperationReply {
     Delete(bool),
 }
 
+/// The kinds of operation of the key-value store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvKind {
+    /// Sets a key.
+    Put,
+    /// Reads a key.
+    Get,
+    /// Removes a key.
+    Delete,
+}
+
+impl KvKind {
+    /// What the plugin's response to an operation of this kind says.
+    pub fn reply(self, response: Bytes) -> Result<OperationReply, ServiceError> {
+        Ok(match self {
+            KvKind::Put => OperationReply::Put(read_put(&response)?),
+            KvKind::Get => OperationReply::Get(read_get(response)?),
+            KvKind::Delete => OperationReply::Delete(read_delete(&response)?),
+        })
+    }
+}
+
 impl Operation {
     fn key(&self) -> &Bytes {
         match self {
-            Operation::Put { key, .. } | Operation::Get { key, .. } | Operation::Delete { key } => {
-                key
-            }
+            Operation::Put { key, .. }
+            | Operation::Get { key, .. }
+            | Operation::Delete { key, .. } => key,
+        }
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> KvKind {
+        match self {
+            Operation::Put { .. } => KvKind::Put,
+            Operation::Get { .. } => KvKind::Get,
+            Operation::Delete { .. } => KvKind::Delete,
         }
     }
 
     fn bytes(&self) -> usize {
         match self {
             Operation::Put { key, value, .. } => key.len() + value.len(),
-            Operation::Get { key, .. } | Operation::Delete { key } => key.len(),
+            Operation::Get { key, .. } | Operation::Delete { key, .. } => key.len(),
         }
     }
 
@@ -77,6 +112,7 @@ impl Service {
     pub async fn batch(
         &self,
         operations: Vec<Operation>,
+        options: CallOptions,
     ) -> Result<Vec<Result<OperationReply, ServiceError>>, ServiceError> {
         let limit = self.limits.batch_operations;
         if operations.len() > limit {
@@ -97,31 +133,28 @@ impl Service {
                 continue;
             }
             let requests = wave.iter().map(|operation| self.request_of(operation)).collect();
-            let replies = self.run_checked(requests).await;
-            results.extend(wave.iter().zip(replies).map(|(operation, reply)| {
-                let response = reply?;
-                Ok(match operation {
-                    Operation::Put { .. } => OperationReply::Put(read_put(&response)?),
-                    Operation::Get { .. } => OperationReply::Get(read_get(response)?),
-                    Operation::Delete { .. } => OperationReply::Delete(read_delete(&response)?),
-                })
-            }));
+            let replies = self.run_checked(requests, options).await;
+            let replies = wave.iter().zip(replies);
+            results.extend(replies.map(|(operation, reply)| operation.kind().reply(reply?)));
         }
         Ok(results)
     }
 
-    fn request_of(&self, operation: &Operation) -> Result<Request, ServiceError> {
+    /// An operation as the shard's plugin is asked for it.
+    pub fn request_of(&self, operation: &Operation) -> Result<Request, ServiceError> {
         let key = operation.key().clone();
-        let (payload, kind) = match operation {
-            Operation::Put { key, value, expected } => {
-                (self.put_command(key, value, *expected)?, RequestKind::Apply)
+        let (payload, kind, once) = match operation {
+            Operation::Put { key, value, expected, once } => {
+                (self.put_command(key, value, *expected)?, RequestKind::Apply, *once)
             }
             Operation::Get { key, consistency } => {
-                (self.get_request(key)?, RequestKind::Query(*consistency))
+                (self.get_request(key)?, RequestKind::Query(*consistency), None)
             }
-            Operation::Delete { key } => (self.delete_command(key)?, RequestKind::Apply),
+            Operation::Delete { key, once } => {
+                (self.delete_command(key)?, RequestKind::Apply, *once)
+            }
         };
-        Ok(Request { key, payload, kind })
+        Ok(Request { key, payload, kind, once })
     }
 }
 
@@ -149,7 +182,8 @@ mod tests {
     use super::*;
 
     fn put(key: &'static str) -> Operation {
-        Operation::Put { key: key.into(), value: Bytes::new(), expected: Expected::Any }
+        let (key, value) = (key.into(), Bytes::new());
+        Operation::Put { key, value, expected: Expected::Any, once: None }
     }
 
     fn get(key: &'static str) -> Operation {

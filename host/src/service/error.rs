@@ -20,13 +20,13 @@ pub enum ServiceError {
         /// What is the matter, for people.
         message: String,
     },
-    /// Another node leads the shard. Nothing happened.
+    /// Another node leads the shard, or none does. Nothing happened.
     #[error("this node does not lead shard {shard}{}", at_leader(.leader))]
     NotLeader {
         /// The shard.
         shard: String,
-        /// The leader's id, if known.
-        leader: Option<String>,
+        /// The leader's id and address, if known.
+        leader: Option<(String, String)>,
     },
     /// The shard can not serve the request now. Nothing happened.
     #[error("shard {shard} is unavailable: {reason}")]
@@ -75,8 +75,11 @@ pub enum ServiceError {
     Internal(String),
 }
 
-fn at_leader(leader: &Option<String>) -> String {
-    leader.as_ref().map_or_else(String::new, |leader| format!(", {leader} does"))
+fn at_leader(leader: &Option<(String, String)>) -> String {
+    match leader {
+        Some((node, address)) => format!(": {node} at {address} does"),
+        None => ", and knows of no leader".to_owned(),
+    }
 }
 
 fn verb(kind: &FailureKind) -> &'static str {
@@ -110,7 +113,11 @@ impl ServiceError {
         ))
     }
 
-    pub(super) fn of_request(error: RequestError, shard: &str, leader: Option<String>) -> Self {
+    pub(super) fn of_request(
+        error: RequestError,
+        shard: &str,
+        leader: Option<(String, String)>,
+    ) -> Self {
         let shard = shard.to_owned();
         match error {
             RequestError::NotLeader { .. } => ServiceError::NotLeader { shard, leader },
@@ -135,6 +142,12 @@ impl ServiceError {
             Rejection::Frozen => ServiceError::ShardUnavailable {
                 shard,
                 reason: "it is frozen for a merge".to_owned(),
+            },
+            Rejection::Answered => ServiceError::InvalidArgument {
+                field: "sequence".to_owned(),
+                limit: "not below what the session has acknowledged".to_owned(),
+                message: "the client has said before that it needs no result of this write"
+                    .to_owned(),
             },
             Rejection::Expired => ServiceError::InvalidArgument {
                 field: "not_after".to_owned(),

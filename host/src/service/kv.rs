@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use raft_kv_plugin_kv::protocol;
 
-use super::{Consistency, RequestKind, Service, ServiceError};
+use super::{
+    CallOptions, Consistency, RequestKind, Service, ServiceError, WriteOptions, state_machine::One,
+};
 use crate::metrics::OperationKind;
 
 /// A value and its version.
@@ -31,10 +33,10 @@ impl Service {
         key: &[u8],
         value: &Bytes,
         expected: Expected,
+        options: WriteOptions,
     ) -> Result<u64, ServiceError> {
         let command = self.put_command(key, value, expected)?;
-        let response = self.run_one(key, command, RequestKind::Apply, OperationKind::Put).await?;
-        read_put(&response)
+        read_put(&self.write(key, command, options, OperationKind::Put).await?)
     }
 
     /// Reads a key.
@@ -42,17 +44,28 @@ impl Service {
         &self,
         key: &[u8],
         consistency: Consistency,
+        options: CallOptions,
     ) -> Result<Option<Versioned>, ServiceError> {
         let request = self.get_request(key)?;
-        let kind = RequestKind::Query(consistency);
-        read_get(self.run_one(key, request, kind, OperationKind::Get).await?)
+        let one = One { payload: request, kind: RequestKind::Query(consistency), once: None };
+        read_get(self.run_one(key, one, options, OperationKind::Get).await?)
     }
 
     /// Removes a key. Returns whether it existed.
-    pub async fn delete(&self, key: &[u8]) -> Result<bool, ServiceError> {
+    pub async fn delete(&self, key: &[u8], options: WriteOptions) -> Result<bool, ServiceError> {
         let command = self.delete_command(key)?;
-        let kind = RequestKind::Apply;
-        read_delete(&self.run_one(key, command, kind, OperationKind::Delete).await?)
+        read_delete(&self.write(key, command, options, OperationKind::Delete).await?)
+    }
+
+    async fn write(
+        &self,
+        key: &[u8],
+        payload: Bytes,
+        options: WriteOptions,
+        operation: OperationKind,
+    ) -> Result<Bytes, ServiceError> {
+        let one = One { payload, kind: RequestKind::Apply, once: options.once };
+        self.run_one(key, one, options.call, operation).await
     }
 
     /// Another plugin would make something of the store's commands, but not this.

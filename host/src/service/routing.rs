@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use raft_lite::GroupId;
 
-use super::error::ServiceError;
+use super::{Service, error::ServiceError};
 use crate::{
     machine::Machine,
-    storage::{Slot, slot_of},
+    storage::{Slot, SlotRange, slot_of},
 };
 
 /// Slots and the shards that own them.
@@ -24,10 +24,39 @@ pub struct ShardRoute {
     pub group: GroupId,
     /// Its name.
     pub name: Arc<str>,
+    /// Its slots.
+    pub slots: Arc<[SlotRange]>,
     /// Its place in the table, for counters.
     pub ordinal: usize,
     /// What its plugin calls itself.
     pub plugin: Arc<str>,
+}
+
+/// A shard and who leads it, for clients that ask the leaders themselves.
+#[derive(Clone, Debug)]
+pub struct LeaderRoute {
+    /// Its name.
+    pub shard: String,
+    /// Its slots.
+    pub slots: Vec<SlotRange>,
+    /// Id and address of the leader's node, if known.
+    pub leader: Option<(String, String)>,
+}
+
+impl Service {
+    /// All shards and their leaders, as far as this node knows.
+    pub fn leaders(&self) -> Vec<LeaderRoute> {
+        let leader = |route: &ShardRoute| {
+            let leader = self.raft.leader(route.group).and_then(|node| self.node_at(node));
+            LeaderRoute { shard: route.name.to_string(), slots: route.slots.to_vec(), leader }
+        };
+        self.routing.shards().iter().map(leader).collect()
+    }
+
+    /// The cluster's id, and its number of slots.
+    pub fn cluster(&self) -> (&str, u32) {
+        (&self.info.cluster_id, self.routing.slots())
+    }
 }
 
 /// What the key-value store calls itself.
@@ -58,7 +87,8 @@ impl RoutingTable {
             }
             let name = record.name.as_str().into();
             let plugin = shard.module().info().manifest.name.as_str().into();
-            table.shards.push(ShardRoute { group: record.group, name, ordinal, plugin });
+            let (group, slots) = (record.group, record.slots.as_slice().into());
+            table.shards.push(ShardRoute { group, name, slots, ordinal, plugin });
         }
         table
     }

@@ -14,12 +14,13 @@ use std::{
 use bytes::Bytes;
 use futures::future::try_join_all;
 use raft_kv_plugin_kv::protocol;
+use raft_kv_proto::routing_key;
 
-use super::{Consistency, Service, ServiceError, routing::ShardRoute};
+use super::{CallOptions, Consistency, Service, ServiceError, routing::ShardRoute};
 use crate::{
     machine::{Query, QueryReply, ShardReader},
     metrics::OperationKind,
-    storage::{Slot, routing_key, slot_of},
+    storage::{Slot, slot_of},
 };
 
 /// Pairs of one page, at most.
@@ -115,15 +116,12 @@ impl Service {
         for (route, _) in &routes {
             route.check_is_kv()?;
         }
-        let barriers =
-            routes.iter().map(|(route, _)| self.read_barrier(route, request.consistency));
-        try_join_all(barriers).await?;
-        let mut shards = Vec::new();
+        let options = CallOptions::default();
+        let readers =
+            routes.iter().map(|(route, _)| self.reader(route, request.consistency, options));
+        let shards = try_join_all(readers).await?;
         let mut slots = Vec::new();
-        for (route, owned) in &routes {
-            let reader = self.machine.reader(route.group);
-            shards.push(reader.map_err(|error| ServiceError::of_query(error, &route.name))?);
-            let shard = shards.len() - 1;
+        for (shard, (route, owned)) in routes.iter().enumerate() {
             let after = request.after.clone();
             let scan = |slot: &Slot| SlotScan {
                 slot: *slot,

@@ -3,7 +3,7 @@
 use raft_lite::{ReplicaId, Role};
 use serde::Serialize;
 
-use super::Service;
+use super::{NodeInfo, Service};
 use crate::{
     machine::Shard,
     storage::{SlotRange, folder_bytes},
@@ -28,6 +28,19 @@ pub struct NodeStatus {
     pub disk_usage_bytes: u64,
     /// Its shards, in the order of their groups.
     pub shards: Vec<ShardStatus>,
+    /// All nodes of the cluster.
+    pub nodes: Vec<MemberStatus>,
+}
+
+/// A node of the cluster, as this one sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemberStatus {
+    /// Its id.
+    pub node_id: String,
+    /// `host:port` that it is reached at.
+    pub address: String,
+    /// Whether this node has a connection to it; true for itself.
+    pub connected: bool,
 }
 
 /// The state of a shard's replica on this node.
@@ -94,7 +107,20 @@ impl Service {
             slots: self.routing.slots(),
             disk_usage_bytes: folder_bytes(&self.data_folder),
             shards: self.machine.shards().iter().map(|shard| self.shard_status(shard)).collect(),
+            nodes: self.members(),
         }
+    }
+
+    fn members(&self) -> Vec<MemberStatus> {
+        let NodeInfo { node_id, address, .. } = self.info.clone();
+        let mut members = vec![MemberStatus { node_id, address, connected: true }];
+        members.extend(self.network.peers().map(|peer| MemberStatus {
+            node_id: peer.node_id,
+            address: peer.address,
+            connected: peer.connected,
+        }));
+        members.sort_by(|a, b| a.node_id.cmp(&b.node_id));
+        members
     }
 
     /// Whether every shard on this node can serve; if not, which and why.
@@ -163,6 +189,9 @@ impl Service {
                     status.applied.0,
                 );
             }
+        }
+        for peer in self.network.peers() {
+            self.metrics.set_peer(&peer.node_id, peer.connected, peer.dropped_messages);
         }
         let storage = self.machine.storage();
         self.metrics.set_storage(folder_bytes(&self.data_folder), storage.memory_bytes());

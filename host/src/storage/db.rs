@@ -9,7 +9,7 @@ use rocksdb::{
 };
 
 use super::{
-    keys,
+    keys::{self, Slot},
     record::{ApplyState, ShardRecord},
 };
 
@@ -27,6 +27,9 @@ pub enum StorageError {
     /// A read or write failed.
     #[error("the database failed: {0}")]
     Database(#[from] rocksdb::Error),
+    /// A client's session makes no sense.
+    #[error("the record of a client's session is damaged: {0}")]
+    Session(String),
     /// What was read makes no sense.
     #[error("the record of group {group} is damaged: {reason}")]
     Damaged {
@@ -129,7 +132,7 @@ impl Storage {
         self.read_apply_state(group, options)
     }
 
-    fn read_apply_state(
+    pub(super) fn read_apply_state(
         &self,
         group: GroupId,
         options: ReadOptions,
@@ -141,6 +144,37 @@ impl Storage {
                 reason: format!("its applied position has {} bytes", bytes.len()),
             }),
         }
+    }
+
+    /// Calls `read` with a session's row in a slot, or with none.
+    pub fn session<R>(
+        &self,
+        slot: Slot,
+        session: u64,
+        read: impl FnOnce(Option<&[u8]>) -> R,
+    ) -> Result<R, StorageError> {
+        self.get(&keys::session_key(slot, session), read)
+    }
+
+    /// Calls `read` with each session in a slot and its row.
+    pub fn sessions(
+        &self,
+        slot: Slot,
+        read: &mut dyn FnMut(u64, &[u8]),
+    ) -> Result<(), StorageError> {
+        let [low, high] = keys::session_bounds(slot);
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(low);
+        options.set_iterate_upper_bound(high);
+        let mut iterator = self.db.raw_iterator_opt(options);
+        iterator.seek_to_first();
+        while let (Some(key), Some(row)) = (iterator.key(), iterator.value()) {
+            let session = key.get(low.len()..).and_then(|session| session.try_into().ok());
+            let strange = || StorageError::Session("its key is too short".to_owned());
+            read(u64::from_be_bytes(session.ok_or_else(strange)?), row);
+            iterator.next();
+        }
+        Ok(iterator.status()?)
     }
 
     /// A property of RocksDB's, as a number.
@@ -178,6 +212,16 @@ impl WriteSet {
     /// Notes how far a group's replica got.
     pub fn put_apply_state(&mut self, group: GroupId, state: &ApplyState) {
         self.put(&keys::applied_key(group), &state.encode());
+    }
+
+    /// Sets a session's row in a slot.
+    pub fn put_session(&mut self, slot: Slot, session: u64, row: &[u8]) {
+        self.put(&keys::session_key(slot, session), row);
+    }
+
+    /// Removes a session's row in a slot.
+    pub fn delete_session(&mut self, slot: Slot, session: u64) {
+        self.delete(&keys::session_key(slot, session));
     }
 
     /// Puts a replica on record.

@@ -11,13 +11,14 @@
 use std::fmt;
 
 use raft_lite::GroupId;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// Most slots a cluster can have.
 pub const MAX_SLOTS: u32 = 16_384;
 
 /// The space of the plugin's own keys.
 const DATA_SPACE: u8 = 0;
+/// The space of the clients' sessions.
+const SESSION_SPACE: u8 = 1;
 /// Above every slot: what belongs to groups.
 const GROUP_PREFIX: [u8; 2] = [0xff, 0xff];
 const RECORD_KIND: u8 = b'r';
@@ -57,23 +58,9 @@ impl fmt::Display for SlotRange {
     }
 }
 
-/// The part of a key that decides where it lives: what stands between the first
-/// `{` and the next `}`, unless that is nothing, else the whole key.
-///
-/// The same rule as Redis Cluster's hash tags.
-pub fn routing_key(key: &[u8]) -> &[u8] {
-    let tag = || {
-        let open = key.iter().position(|byte| *byte == b'{')?;
-        let rest = &key[open + 1..];
-        let close = rest.iter().position(|byte| *byte == b'}')?;
-        (close > 0).then(|| &rest[..close])
-    };
-    tag().unwrap_or(key)
-}
-
 /// The slot a key lives in, of `slots` in all.
 pub fn slot_of(key: &[u8], slots: u32) -> Slot {
-    Slot((xxh3_64(routing_key(key)) % u64::from(slots)) as u32)
+    Slot(raft_kv_proto::slot_of(key, slots))
 }
 
 /// The stored key of a plugin's key.
@@ -88,6 +75,27 @@ pub fn data_key(slot: Slot, key: &[u8]) -> Vec<u8> {
 pub(super) fn data_prefix(slot: Slot) -> [u8; DATA_PREFIX_LEN] {
     let [high, low] = (slot.0 as u16).to_be_bytes();
     [high, low, DATA_SPACE]
+}
+
+/// The bounds of everything that is stored in a slot.
+pub(super) fn slot_bounds(slot: Slot) -> [[u8; 2]; 2] {
+    let number = slot.0 as u16;
+    [number.to_be_bytes(), (number + 1).to_be_bytes()]
+}
+
+/// Where a client's session in a slot is.
+pub(super) fn session_key(slot: Slot, session: u64) -> [u8; 11] {
+    let mut key = [0; 11];
+    key[..2].copy_from_slice(&(slot.0 as u16).to_be_bytes());
+    key[2] = SESSION_SPACE;
+    key[3..].copy_from_slice(&session.to_be_bytes());
+    key
+}
+
+/// The bounds of all sessions in a slot.
+pub(super) fn session_bounds(slot: Slot) -> [[u8; 3]; 2] {
+    let [high, low] = (slot.0 as u16).to_be_bytes();
+    [[high, low, SESSION_SPACE], [high, low, SESSION_SPACE + 1]]
 }
 
 /// The first stored key after a slot's plugin data.
@@ -123,28 +131,6 @@ pub(super) fn record_bounds() -> ([u8; 3], [u8; 3]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_tag_routes_alone() {
-        assert_eq!(routing_key(b"user:{42}:name"), b"42");
-        assert_eq!(slot_of(b"a{42}", 256), slot_of(b"b{42}c", 256));
-        assert_eq!(routing_key(b"{a}{b}"), b"a");
-        assert_eq!(routing_key(b"a}b{c}"), b"c");
-    }
-
-    #[test]
-    fn an_empty_or_open_tag_is_no_tag() {
-        assert_eq!(routing_key(b"a{}b"), b"a{}b");
-        assert_eq!(routing_key(b"a{b"), b"a{b");
-        assert_eq!(routing_key(b""), b"");
-    }
-
-    #[test]
-    fn slots_stay_the_same_for_ever() {
-        // Data on disk depends on it. The hash of nothing is xxHash's own test vector.
-        assert_eq!(xxh3_64(b""), 0x2d06_8005_38d3_94c2);
-        assert_eq!(slot_of(b"", 256), Slot(0xc2));
-    }
 
     #[test]
     fn a_slots_keys_are_contiguous_and_below_the_records() {

@@ -47,6 +47,12 @@ impl ScanBounds {
         };
         ScanBounds { start, end, reverse }
     }
+
+    /// Everything that is stored in a slot, what the host keeps there included.
+    pub fn whole_slot(slot: Slot) -> Self {
+        let [start, end] = keys::slot_bounds(slot);
+        ScanBounds { start: start.to_vec(), end: end.to_vec(), reverse: false }
+    }
 }
 
 /// Layers of writes over a view of the database.

@@ -44,10 +44,15 @@ pub struct VoterRecord {
     pub node: String,
 }
 
+/// The number that raft-lite knows a node by, given its id.
+pub fn node_number(node: &str) -> NodeId {
+    NodeId(xxh3_64(node.as_bytes()))
+}
+
 impl VoterRecord {
     /// The number that raft-lite knows the node by.
     pub fn node_number(&self) -> NodeId {
-        NodeId(xxh3_64(self.node.as_bytes()))
+        node_number(&self.node)
     }
 }
 

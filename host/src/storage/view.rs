@@ -6,11 +6,13 @@
 
 use std::{mem, sync::Arc};
 
+use raft_lite::GroupId;
 use rocksdb::{DBRawIterator, ReadOptions, Snapshot};
 
 use super::{
     db::{Storage, StorageError},
     overlay::{RowSink, ScanBounds},
+    record::ApplyState,
 };
 
 /// The state of the database at one moment.
@@ -29,6 +31,15 @@ impl OwnedSnapshot {
         // so neither moves nor is dropped before it.
         let snapshot = unsafe { mem::transmute::<Snapshot<'_>, Snapshot<'static>>(snapshot) };
         OwnedSnapshot { snapshot, storage }
+    }
+}
+
+impl OwnedSnapshot {
+    /// How far a group's replica had got.
+    pub fn apply_state(&self, group: GroupId) -> Result<ApplyState, StorageError> {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        self.storage.read_apply_state(group, options)
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::{mem, sync::Arc};
 
+use raft::eraftpb::{self, MessageType};
+
 use super::{Group, InFlight, UnconfirmedReads};
 use crate::{
     applier::ApplyTask,
@@ -96,16 +98,16 @@ impl Group {
         if self.new_reads.is_empty() {
             return;
         }
-        if !self.is_leader() {
+        if self.node.raft.leader_id == raft::INVALID_ID {
             let error = self.not_leader();
             for read in self.new_reads.drain(..) {
                 read.send(Err(error.clone()));
             }
             return;
         }
-        // Before the first commit of its term `raft` drops reads silently: they
-        // wait here until then.
-        if !self.node.raft.commit_to_current_term() {
+        // Before the first commit of its term a leader drops reads silently: they
+        // wait here until then. A follower's are asked again after a while.
+        if self.is_leader() && !self.node.raft.commit_to_current_term() {
             return;
         }
         let context = self.next_read_context;
@@ -113,6 +115,26 @@ impl Group {
         let reads = mem::take(&mut self.new_reads);
         self.unconfirmed.insert(context, UnconfirmedReads { asked: now, reads });
         self.node.read_index(context.to_be_bytes().to_vec());
+    }
+
+    /// Answers a follower's read within the lease, without asking the others.
+    /// Returns whether it did.
+    pub(super) fn answer_by_lease(&mut self, question: &eraftpb::Message, now: BootTime) -> bool {
+        let raft = &self.node.raft;
+        if !self.is_leader() || !raft.commit_to_current_term() || !self.shared.lease_holds(now) {
+            return false;
+        }
+        let mut answer = eraftpb::Message {
+            to: question.from,
+            from: raft.id,
+            term: raft.term,
+            index: raft.raft_log.committed,
+            entries: question.entries.clone(),
+            ..Default::default()
+        };
+        answer.set_msg_type(MessageType::MsgReadIndexResp);
+        self.answers.push(answer);
+        true
     }
 
     /// Takes back reads whose confirmation did not come in time: the message may

@@ -144,7 +144,7 @@ fn a_read_sees_what_was_acknowledged() {
     fixture.propose(1, &[b"x"]).recv_timeout(PATIENCE).unwrap().unwrap();
     let acknowledged = fixture.raft.status(GroupId(1)).unwrap().applied;
     assert!(fixture.read(1).unwrap() >= acknowledged);
-    assert!(fixture.raft.can_read_now(GroupId(1)));
+    assert!(fixture.raft.could_read(GroupId(1)));
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn a_group_that_can_not_be_applied_halts_alone() {
     assert!(matches!(poisoned, Err(RequestError::OutcomeUnknown(_))), "{poisoned:?}");
     let later = fixture.propose(1, &[b"x"]).recv_timeout(PATIENCE).unwrap();
     assert!(matches!(later, Err(RequestError::Unavailable(_))), "{later:?}");
-    assert!(!fixture.raft.can_read_now(GroupId(1)));
+    assert!(!fixture.raft.could_read(GroupId(1)));
     assert!(fixture.raft.status(GroupId(1)).unwrap().halted.unwrap().contains("poisoned"));
     let other = fixture.propose(2, &[b"x"]).recv_timeout(PATIENCE).unwrap();
     assert_eq!(other, echo(&[b"x"]));

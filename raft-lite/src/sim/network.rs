@@ -11,12 +11,20 @@ use rand::{Rng, rngs::SmallRng};
 
 use crate::{clock::BootTime, message::RaftMessage, transport::Transport, types::NodeId};
 
+/// A message that has left.
+struct Travelling {
+    arrives: BootTime,
+    from: NodeId,
+    to: NodeId,
+    bytes: Vec<u8>,
+}
+
 /// Messages under way, encoded as they would be on a wire.
 #[derive(Default)]
 pub(super) struct Network {
     /// Sent since messages were last delivered.
     sent: Vec<(NodeId, NodeId, Vec<u8>)>,
-    under_way: Vec<(BootTime, NodeId, Vec<u8>)>,
+    under_way: Vec<Travelling>,
     /// Directions that are cut: from, to.
     cut: BTreeSet<(NodeId, NodeId)>,
     pub(super) loss: f64,
@@ -26,7 +34,11 @@ pub(super) struct Network {
 
 impl Network {
     /// Takes in what was sent and gives out what arrives now.
-    pub(super) fn due(&mut self, now: BootTime, rng: &mut SmallRng) -> Vec<(NodeId, RaftMessage)> {
+    pub(super) fn due(
+        &mut self,
+        now: BootTime,
+        rng: &mut SmallRng,
+    ) -> Vec<(NodeId, NodeId, RaftMessage)> {
         for (from, to, bytes) in std::mem::take(&mut self.sent) {
             if self.cut.contains(&(from, to)) || rng.random_bool(self.loss) {
                 continue;
@@ -34,16 +46,16 @@ impl Network {
             let copies = if rng.random_bool(self.duplication) { 2 } else { 1 };
             for _ in 0..copies {
                 let delay = self.most_delay.mul_f64(rng.random::<f64>());
-                self.under_way.push((now + delay, to, bytes.clone()));
+                let bytes = bytes.clone();
+                self.under_way.push(Travelling { arrives: now + delay, from, to, bytes });
             }
         }
-        let (due, later) =
-            std::mem::take(&mut self.under_way).into_iter().partition(|(at, _, _)| *at <= now);
+        let (mut due, later): (Vec<Travelling>, _) =
+            std::mem::take(&mut self.under_way).into_iter().partition(|m| m.arrives <= now);
         self.under_way = later;
-        let mut due: Vec<(BootTime, NodeId, Vec<u8>)> = due;
-        due.sort_by_key(|(at, _, _)| *at);
+        due.sort_by_key(|message| message.arrives);
         due.into_iter()
-            .map(|(_, to, bytes)| (to, RaftMessage::decode(bytes.as_slice()).unwrap()))
+            .map(|m| (m.from, m.to, RaftMessage::decode(m.bytes.as_slice()).unwrap()))
             .collect()
     }
 

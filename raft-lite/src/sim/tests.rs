@@ -42,7 +42,7 @@ fn check_history(sim: &Sim) {
 }
 
 /// Loss, delay, duplication, cuts, crashes and restarts, then peace.
-fn storm(seed: u64) -> (usize, usize) {
+fn storm(seed: u64) -> [usize; 3] {
     let mut sim = Sim::new(seed, 3, 2);
     sim.crash_in_round = 0.002;
     {
@@ -90,20 +90,24 @@ fn storm(seed: u64) -> (usize, usize) {
     sim.heal_and_settle();
     check_history(&sim);
     let history = sim.history.lock().unwrap();
-    (history.acknowledged.values().map(Vec::len).sum(), history.reads.len())
+    let acknowledged = history.acknowledged.values().map(Vec::len).sum();
+    [acknowledged, history.reads.len(), history.lease_reads]
 }
 
 #[test]
 fn three_replicas_survive_a_storm_from_each_seed() {
-    let (mut acknowledged, mut reads) = (0, 0);
+    let mut sums = [0; 3];
     for seed in 0..60 {
-        let (a, r) = storm(seed);
-        acknowledged += a;
-        reads += r;
+        for (sum, count) in sums.iter_mut().zip(storm(seed)) {
+            *sum += count;
+        }
     }
+    let [acknowledged, reads, lease_reads] = sums;
     // A storm in which nothing was ever answered would prove nothing.
     assert!(acknowledged > 2000, "only {acknowledged} commands were acknowledged");
     assert!(reads > 1000, "only {reads} reads were answered");
+    assert!(lease_reads > 300, "only {lease_reads} reads were answered by a lease");
+    assert!(reads > lease_reads + 500, "only {} asked the others", reads - lease_reads);
 }
 
 #[test]

@@ -164,7 +164,7 @@ impl Connection {
             let mut answer = Answer::default();
             match operation {
                 Operation::Put { key, value } => {
-                    let put = v1::PutRequest { key, value, expected_version: None };
+                    let put = v1::PutRequest { key, value, expected_version: None, once: None };
                     self.client.put(put).await?;
                     answer.done += 1;
                 }
@@ -214,7 +214,7 @@ async fn within(
 fn to_wire(operation: Operation) -> v1::Operation {
     let operation = match operation {
         Operation::Put { key, value } => {
-            WireOperation::Put(v1::PutRequest { key, value, expected_version: None })
+            WireOperation::Put(v1::PutRequest { key, value, expected_version: None, once: None })
         }
         Operation::Get { key } => WireOperation::Get(v1::GetRequest {
             key,

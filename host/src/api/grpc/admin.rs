@@ -5,7 +5,8 @@ use std::sync::Arc;
 use raft_kv_proto::v1::{self, admin_server::Admin};
 use tonic::{Request, Response, Status};
 
-use crate::service::{NodeStatus, Service, ShardStatus};
+use super::status::status_of;
+use crate::service::{MemberStatus, NodeStatus, Service, ShardStatus};
 
 pub(super) struct AdminApi {
     pub(super) service: Arc<Service>,
@@ -23,6 +24,18 @@ impl Admin for AdminApi {
         let status = status.map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(response(status)))
     }
+
+    async fn checksum(
+        &self,
+        request: Request<v1::ChecksumRequest>,
+    ) -> Result<Response<v1::ChecksumResponse>, Status> {
+        let taken = self.service.checksum(&request.get_ref().shard).await.map_err(status_of)?;
+        Ok(Response::new(v1::ChecksumResponse {
+            applied_index: taken.applied_index,
+            checksum: format!("{:016x}", taken.checksum),
+            keys: taken.keys,
+        }))
+    }
 }
 
 fn response(status: NodeStatus) -> v1::StatusResponse {
@@ -35,7 +48,13 @@ fn response(status: NodeStatus) -> v1::StatusResponse {
         slots: status.slots,
         disk_usage_bytes: status.disk_usage_bytes,
         shards: status.shards.into_iter().map(shard).collect(),
+        nodes: status.nodes.into_iter().map(node).collect(),
     }
+}
+
+fn node(node: MemberStatus) -> v1::NodeInfo {
+    let MemberStatus { node_id, address, connected } = node;
+    v1::NodeInfo { node_id, address, connected }
 }
 
 fn shard(shard: ShardStatus) -> v1::ShardStatus {

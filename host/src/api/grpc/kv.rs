@@ -10,10 +10,13 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::status::{operation_error, status_of};
+use super::{
+    options,
+    status::{operation_error, status_of},
+};
 use crate::service::{
-    Consistency, Expected, Operation, OperationReply, Pair, ScanRequest, Scanner, Service,
-    ServiceError, Versioned,
+    Consistency, Expected, Once, Operation, OperationReply, Pair, ScanRequest, Scanner, Service,
+    ServiceError, Versioned, WriteOptions,
 };
 
 /// How long a scan waits for its client to take a page.
@@ -29,8 +32,10 @@ impl Kv for KvApi {
         &self,
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutResponse>, Status> {
-        let v1::PutRequest { key, value, expected_version } = request.into_inner();
-        let put = self.service.put(&key, &value, expected(expected_version));
+        let call = options(request.metadata());
+        let v1::PutRequest { key, value, expected_version, once: sent } = request.into_inner();
+        let write = WriteOptions { call, once: once(sent) };
+        let put = self.service.put(&key, &value, expected(expected_version), write);
         let version = put.await.map_err(status_of)?;
         Ok(Response::new(v1::PutResponse { version }))
     }
@@ -39,9 +44,10 @@ impl Kv for KvApi {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetResponse>, Status> {
+        let call = options(request.metadata());
         let request = request.into_inner();
         let consistency = consistency(request.consistency)?;
-        let found = self.service.get(&request.key, consistency).await.map_err(status_of)?;
+        let found = self.service.get(&request.key, consistency, call).await.map_err(status_of)?;
         Ok(Response::new(get_response(found)))
     }
 
@@ -49,7 +55,10 @@ impl Kv for KvApi {
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
-        let existed = self.service.delete(&request.get_ref().key).await.map_err(status_of)?;
+        let call = options(request.metadata());
+        let v1::DeleteRequest { key, once: sent } = request.into_inner();
+        let write = WriteOptions { call, once: once(sent) };
+        let existed = self.service.delete(&key, write).await.map_err(status_of)?;
         Ok(Response::new(v1::DeleteResponse { existed }))
     }
 
@@ -75,13 +84,14 @@ impl Kv for KvApi {
         &self,
         request: Request<v1::BatchRequest>,
     ) -> Result<Response<v1::BatchResponse>, Status> {
+        let call = options(request.metadata());
         let operations = request.into_inner().operations;
         let operations = operations
             .into_iter()
             .enumerate()
             .map(|(place, o)| operation(place, o))
             .collect::<Result<_, _>>()?;
-        let replies = self.service.batch(operations).await.map_err(status_of)?;
+        let replies = self.service.batch(operations, call).await.map_err(status_of)?;
         let results = replies.into_iter().map(operation_result).collect();
         Ok(Response::new(v1::BatchResponse { results }))
     }
@@ -120,6 +130,16 @@ fn scan_response(page: Vec<Pair>, exhausted: bool) -> v1::ScanResponse {
     v1::ScanResponse { pairs: page.into_iter().map(pair).collect(), cursor }
 }
 
+/// How a write is told from itself when it is sent again.
+pub(super) fn once(once: Option<v1::Once>) -> Option<Once> {
+    once.map(|once| Once {
+        session: once.session,
+        sequence: once.sequence,
+        not_after_ms: once.not_after_ms,
+        acked_below: once.acked_below,
+    })
+}
+
 fn expected(version: Option<u64>) -> Expected {
     version.map_or(Expected::Any, Expected::Version)
 }
@@ -139,21 +159,29 @@ pub(super) fn consistency(number: i32) -> Result<Consistency, Status> {
 
 fn operation(place: usize, operation: v1::Operation) -> Result<Operation, Status> {
     match operation.operation {
-        Some(ProtoOperation::Put(put)) => Ok(Operation::Put {
-            key: put.key,
-            value: put.value,
-            expected: expected(put.expected_version),
-        }),
-        Some(ProtoOperation::Get(get)) => {
-            Ok(Operation::Get { key: get.key, consistency: consistency(get.consistency)? })
-        }
-        Some(ProtoOperation::Delete(delete)) => Ok(Operation::Delete { key: delete.key }),
+        Some(ProtoOperation::Put(request)) => Ok(put(request)),
+        Some(ProtoOperation::Get(request)) => get(request),
+        Some(ProtoOperation::Delete(request)) => Ok(delete(request)),
         None => Err(status_of(ServiceError::invalid(
             "operations",
             "each is a put, a get or a delete",
             &format!("operation {place} is empty"),
         ))),
     }
+}
+
+pub(super) fn put(request: v1::PutRequest) -> Operation {
+    let v1::PutRequest { key, value, expected_version, once: sent } = request;
+    Operation::Put { key, value, expected: expected(expected_version), once: once(sent) }
+}
+
+pub(super) fn get(request: v1::GetRequest) -> Result<Operation, Status> {
+    let consistency = consistency(request.consistency)?;
+    Ok(Operation::Get { key: request.key, consistency })
+}
+
+pub(super) fn delete(request: v1::DeleteRequest) -> Operation {
+    Operation::Delete { key: request.key, once: once(request.once) }
 }
 
 fn operation_result(reply: Result<OperationReply, ServiceError>) -> v1::OperationResult {
@@ -166,7 +194,7 @@ fn operation_result(reply: Result<OperationReply, ServiceError>) -> v1::Operatio
     v1::OperationResult { result: Some(result) }
 }
 
-fn get_response(found: Option<Versioned>) -> v1::GetResponse {
+pub(super) fn get_response(found: Option<Versioned>) -> v1::GetResponse {
     match found {
         Some(Versioned { value, version }) => v1::GetResponse { found: true, value, version },
         None => v1::GetResponse::default(),

@@ -1,10 +1,12 @@
 //! `raftkv.v1.StateMachine`.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use futures::{
-    FutureExt, Stream, StreamExt, future::BoxFuture, poll, stream::BoxStream,
-    stream::FuturesUnordered,
+    FutureExt, Stream, StreamExt, future::BoxFuture, stream::BoxStream, stream::FuturesUnordered,
 };
 use raft_kv_proto::v1::{
     self, pipeline_request::Request as ProtoRequest, pipeline_response::Result as ProtoResult,
@@ -15,15 +17,19 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
-    kv::consistency,
+    kv::{consistency, delete, get, get_response, once, put},
+    options,
     status::{operation_error, oversized_message, status_of},
 };
-use crate::service::{self, RequestKind, Service, ServiceError};
+use crate::service::{
+    self, CallOptions, KvKind, LeaderRoute, Operation, OperationReply, RequestKind, Service,
+    ServiceError, SlotRange, WriteOptions,
+};
 
 /// Requests of a pipeline that are taken together, at most.
 const CHUNK_REQUESTS: usize = 512;
-/// Such groups that may be under way at once in one pipeline.
-const CHUNKS_UNDER_WAY: usize = 16;
+/// Groups of requests of one shard that may be under way at once in one pipeline.
+const GROUPS_UNDER_WAY: usize = 64;
 /// Answers that wait for the client to read them.
 const ANSWERS_WAITING: usize = 1024;
 
@@ -39,8 +45,10 @@ impl StateMachine for StateMachineApi {
         &self,
         request: Request<v1::ApplyRequest>,
     ) -> Result<Response<v1::ApplyResponse>, Status> {
-        let v1::ApplyRequest { key, command } = request.into_inner();
-        let response = self.service.apply(&key, command).await.map_err(status_of)?;
+        let call = options(request.metadata());
+        let v1::ApplyRequest { key, command, once: sent } = request.into_inner();
+        let write = WriteOptions { call, once: once(sent) };
+        let response = self.service.apply(&key, command, write).await.map_err(status_of)?;
         Ok(Response::new(v1::ApplyResponse { response }))
     }
 
@@ -48,10 +56,11 @@ impl StateMachine for StateMachineApi {
         &self,
         request: Request<v1::QueryRequest>,
     ) -> Result<Response<v1::QueryResponse>, Status> {
+        let call = options(request.metadata());
         let v1::QueryRequest { key, request, consistency: freshness } = request.into_inner();
         let freshness = consistency(freshness)?;
-        let response = self.service.query(&key, request, freshness).await.map_err(status_of)?;
-        Ok(Response::new(v1::QueryResponse { response }))
+        let response = self.service.query(&key, request, freshness, call).await;
+        Ok(Response::new(v1::QueryResponse { response: response.map_err(status_of)? }))
     }
 
     type PipelineStream = BoxStream<'static, Result<v1::PipelineResponse, Status>>;
@@ -61,16 +70,46 @@ impl StateMachine for StateMachineApi {
         request: Request<Streaming<v1::PipelineRequest>>,
     ) -> Result<Response<Self::PipelineStream>, Status> {
         let (answers, receiver) = mpsc::channel(ANSWERS_WAITING);
-        let service = Arc::clone(&self.service);
-        tokio::spawn(run_pipeline(service, request.into_inner(), answers));
+        let pipeline =
+            Pipeline { service: Arc::clone(&self.service), options: options(request.metadata()) };
+        tokio::spawn(run_pipeline(pipeline, request.into_inner(), answers));
         Ok(Response::new(ReceiverStream::new(receiver).boxed()))
     }
+
+    async fn routing(
+        &self,
+        _request: Request<v1::RoutingRequest>,
+    ) -> Result<Response<v1::RoutingResponse>, Status> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let (cluster_id, slots) = self.service.cluster();
+        Ok(Response::new(v1::RoutingResponse {
+            cluster_id: cluster_id.to_owned(),
+            version: 1,
+            slots,
+            shards: self.service.leaders().into_iter().map(shard_route).collect(),
+            unix_ms: now.map_or(0, |now| now.as_millis() as u64),
+        }))
+    }
+}
+
+fn shard_route(route: LeaderRoute) -> v1::ShardRoute {
+    let range = |range: SlotRange| v1::SlotRange { start: range.start.0, end: range.end.0 };
+    let (leader, address) = route.leader.unwrap_or_default();
+    let slots = route.slots.into_iter().map(range).collect();
+    v1::ShardRoute { name: route.shard, slots, leader, address }
+}
+
+/// What all requests of a pipeline have in common.
+#[derive(Clone)]
+struct Pipeline {
+    service: Arc<Service>,
+    options: CallOptions,
 }
 
 /// Takes what has arrived, starts it in the order it came, and answers as it
 /// ends. A client that does not read its answers is not read from either.
 async fn run_pipeline(
-    service: Arc<Service>,
+    pipeline: Pipeline,
     requests: impl Stream<Item = Result<v1::PipelineRequest, Status>> + Unpin,
     answers: mpsc::Sender<Result<v1::PipelineResponse, Status>>,
 ) {
@@ -79,21 +118,11 @@ async fn run_pipeline(
     let mut failure = None;
     loop {
         let done = tokio::select! {
-            chunk = chunks.next(), if failure.is_none() && under_way.len() < CHUNKS_UNDER_WAY => {
+            chunk = chunks.next(), if failure.is_none() && under_way.len() < GROUPS_UNDER_WAY => {
                 let Some(chunk) = chunk else { break };
                 let (chunk, error) = until_error(chunk);
                 failure = error;
-                // The first poll proposes, of all that is in the chunk: so commands
-                // keep their order. It must not be cut short to be fair to others.
-                let running = run_chunk(Arc::clone(&service), chunk);
-                let mut running = tokio::task::unconstrained(running).boxed();
-                match poll!(&mut running) {
-                    std::task::Poll::Ready(done) => done,
-                    std::task::Poll::Pending => {
-                        under_way.push(running);
-                        continue;
-                    }
-                }
+                start_chunk(&pipeline, chunk, &mut under_way)
             }
             Some(done) = under_way.next() => done,
             else => break,
@@ -109,7 +138,7 @@ async fn run_pipeline(
     }
     if let Some(mut status) = failure {
         if status.code() == Code::OutOfRange {
-            status = oversized_message(service.limits().message_bytes());
+            status = oversized_message(pipeline.service.limits().message_bytes());
         }
         // The client may be gone.
         let _ = answers.send(Err(status)).await;
@@ -140,47 +169,115 @@ async fn send_all(
     Ok(())
 }
 
-async fn run_chunk(service: Arc<Service>, chunk: Vec<v1::PipelineRequest>) -> Answers {
-    let mut answers = Vec::new();
-    let mut places = Vec::new();
-    let mut requests = Vec::new();
+/// Starts the requests of a chunk, those of each shard together. Returns the
+/// answers that are there at once; the rest is under way.
+fn start_chunk(
+    pipeline: &Pipeline,
+    chunk: Vec<v1::PipelineRequest>,
+    under_way: &mut FuturesUnordered<BoxFuture<'static, Answers>>,
+) -> Answers {
+    let service = &pipeline.service;
+    let mut tags = Vec::with_capacity(chunk.len());
+    let mut requests = Vec::with_capacity(chunk.len());
     for v1::PipelineRequest { tag, request } in chunk {
-        match parse(request) {
-            Ok(request) => {
-                places.push((tag, request.kind));
-                requests.push(request);
-            }
-            Err(error) => answers.push(failed(tag, error)),
+        let (kind, request) = parse(service, request);
+        tags.push((tag, kind));
+        requests.push(request);
+    }
+    let tags: Arc<[(u64, Kind)]> = tags.into();
+    let (refused, groups) = service.group_by_shard(requests);
+    let mut answers: Answers =
+        refused.into_iter().map(|(place, error)| answer(tags[place], Err(error))).collect();
+    for group in groups {
+        let (pipeline, tags) = (pipeline.clone(), Arc::clone(&tags));
+        let running = async move {
+            let replies = pipeline.service.run_group(group, pipeline.options).await;
+            replies.into_iter().map(|(place, reply)| answer(tags[place], reply)).collect()
+        };
+        // The first poll proposes, of all that is in the group: so commands keep
+        // their order. It must not be cut short to be fair to others.
+        let mut running = tokio::task::unconstrained(running).boxed();
+        match running.as_mut().now_or_never() {
+            Some(done) => answers.extend::<Answers>(done),
+            None => under_way.push(running),
         }
     }
-    let replies = service.run_many(requests).await;
-    answers.extend(places.into_iter().zip(replies).map(|((tag, kind), reply)| match reply {
-        Err(error) => failed(tag, error),
-        Ok(response) => {
-            let result = match kind {
-                RequestKind::Apply => ProtoResult::Apply(v1::ApplyResponse { response }),
-                RequestKind::Query(_) => ProtoResult::Query(v1::QueryResponse { response }),
-            };
-            v1::PipelineResponse { tag, result: Some(result) }
-        }
-    }));
     answers
 }
 
-fn parse(request: Option<ProtoRequest>) -> Result<service::Request, ServiceError> {
+/// What a request of a pipeline asks for, and so how its answer looks.
+#[derive(Clone, Copy)]
+enum Kind {
+    Apply,
+    Query,
+    Kv(KvKind),
+}
+
+fn parse(
+    service: &Service,
+    request: Option<ProtoRequest>,
+) -> (Kind, Result<service::Request, ServiceError>) {
+    let kv = |operation: Operation| (Kind::Kv(operation.kind()), service.request_of(&operation));
     match request {
-        Some(ProtoRequest::Apply(v1::ApplyRequest { key, command })) => {
-            Ok(service::Request { key, payload: command, kind: RequestKind::Apply })
+        Some(ProtoRequest::Put(request)) => kv(put(request)),
+        Some(ProtoRequest::Delete(request)) => kv(delete(request)),
+        Some(ProtoRequest::Get(request)) => match get(request) {
+            Ok(operation) => kv(operation),
+            Err(status) => (Kind::Kv(KvKind::Get), Err(invalid_consistency(&status))),
+        },
+        Some(ProtoRequest::Apply(v1::ApplyRequest { key, command, once: sent })) => {
+            let once = once(sent);
+            let kind = RequestKind::Apply;
+            let request = service::Request { key, payload: command, kind, once };
+            (Kind::Apply, checked(service, request))
         }
         Some(ProtoRequest::Query(v1::QueryRequest { key, request, consistency: number })) => {
-            let invalid =
-                |status: Status| ServiceError::invalid("consistency", "0 or 1", status.message());
-            let kind = RequestKind::Query(consistency(number).map_err(invalid)?);
-            Ok(service::Request { key, payload: request, kind })
+            let request = consistency(number).map_err(|status| invalid_consistency(&status)).map(
+                |consistency| service::Request {
+                    key,
+                    payload: request,
+                    kind: RequestKind::Query(consistency),
+                    once: None,
+                },
+            );
+            (Kind::Query, request.and_then(|request| checked(service, request)))
         }
         None => {
-            Err(ServiceError::invalid("request", "an apply or a query", "the request is empty"))
+            let error = ServiceError::invalid("request", "one of the kinds", "it is empty");
+            (Kind::Query, Err(error))
         }
+    }
+}
+
+fn checked(service: &Service, request: service::Request) -> Result<service::Request, ServiceError> {
+    service.check_request(&request)?;
+    Ok(request)
+}
+
+fn invalid_consistency(status: &Status) -> ServiceError {
+    ServiceError::invalid("consistency", "0 or 1", status.message())
+}
+
+fn answer(
+    (tag, kind): (u64, Kind),
+    reply: Result<bytes::Bytes, ServiceError>,
+) -> v1::PipelineResponse {
+    let result = reply.and_then(|response| {
+        Ok(match kind {
+            Kind::Apply => ProtoResult::Apply(v1::ApplyResponse { response }),
+            Kind::Query => ProtoResult::Query(v1::QueryResponse { response }),
+            Kind::Kv(kind) => match kind.reply(response)? {
+                OperationReply::Put(version) => ProtoResult::Put(v1::PutResponse { version }),
+                OperationReply::Get(found) => ProtoResult::Get(get_response(found)),
+                OperationReply::Delete(existed) => {
+                    ProtoResult::Delete(v1::DeleteResponse { existed })
+                }
+            },
+        })
+    });
+    match result {
+        Ok(result) => v1::PipelineResponse { tag, result: Some(result) },
+        Err(error) => failed(tag, error),
     }
 }
 

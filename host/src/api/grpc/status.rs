@@ -43,8 +43,8 @@ fn code_and_detail(error: ServiceError) -> (Code, Option<Detail>) {
             (Code::InvalidArgument, Some(Detail::InvalidArgument(detail)))
         }
         ServiceError::NotLeader { shard, leader } => {
-            let leader = leader.unwrap_or_default();
-            let detail = v1::NotLeader { shard, leader, address: String::new() };
+            let (leader, address) = leader.unwrap_or_default();
+            let detail = v1::NotLeader { shard, leader, address };
             (Code::Unavailable, Some(Detail::NotLeader(detail)))
         }
         ServiceError::ShardUnavailable { shard, reason } => {

@@ -17,7 +17,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use crate::service::{Consistency, Expected, Pair, ScanRequest, Service, ServiceError};
+use crate::service::{
+    CallOptions, Consistency, Expected, Pair, ScanRequest, Service, ServiceError, WriteOptions,
+};
+
+/// Requests over HTTP are forwarded to wherever they belong, and sent once.
+const CALL: CallOptions = CallOptions { direct: false };
+const WRITE: WriteOptions = WriteOptions { call: CALL, once: None };
 
 /// Carries the version of the value in the body.
 const VERSION_HEADER: HeaderName = HeaderName::from_static("raftkv-version");
@@ -108,7 +114,7 @@ pub(super) async fn put(
     let value = read_body(body, limit).await?;
     let key = key_of(&uri, &headers)?;
     let expected = parameters(query)?.expected_version.map_or(Expected::Any, Expected::Version);
-    let version = service.put(&key, &value, expected).await?;
+    let version = service.put(&key, &value, expected, WRITE).await?;
     Ok(Json(json!({"version": version.to_string()})).into_response())
 }
 
@@ -120,7 +126,7 @@ pub(super) async fn get(
 ) -> Result<Response, ApiError> {
     let key = key_of(&uri, &headers)?;
     let consistency = consistency(parameters(query)?.stale);
-    match service.get(&key, consistency).await? {
+    match service.get(&key, consistency, CALL).await? {
         Some(found) => {
             let mut response = found.value.into_response();
             response.headers_mut().insert(VERSION_HEADER, HeaderValue::from(found.version));
@@ -138,7 +144,7 @@ pub(super) async fn delete(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let existed = service.delete(&key_of(&uri, &headers)?).await?;
+    let existed = service.delete(&key_of(&uri, &headers)?, WRITE).await?;
     Ok(Json(json!({"existed": existed})).into_response())
 }
 

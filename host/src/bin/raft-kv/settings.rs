@@ -1,7 +1,7 @@
 //! Settings: from the command line, else from the configuration file, else the
 //! defaults.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use raft_kv::{
@@ -26,14 +26,14 @@ pub struct Arguments {
     /// Where the node keeps its data [default: ./data/<node id>]
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
-    /// Address to listen on [default: 127.0.0.1]
+    /// Address to listen on [default: this node's in --cluster, else 127.0.0.1]
     #[arg(long)]
     host: Option<String>,
-    /// Port to listen on, for gRPC and HTTP [default: 5001]
+    /// Port to listen on, for gRPC and HTTP [default: this node's in --cluster, else
+    /// 5001]
     #[arg(long)]
     port: Option<u16>,
-    /// All nodes of a new cluster: node1=127.0.0.1:5001,... This version runs
-    /// clusters of one node.
+    /// All nodes of a new cluster, the same on each: node1=127.0.0.1:5001,node2=...
     #[arg(long, value_name = "NODES")]
     cluster: Option<String>,
     /// Number of shards, at the birth of a cluster
@@ -67,9 +67,13 @@ struct File {
     data_dir: Option<PathBuf>,
     host: Option<String>,
     port: Option<u16>,
+    cluster: Option<String>,
     shards: Option<u32>,
     slots: Option<u32>,
     plugin: Option<PathBuf>,
+    /// Where this node reaches others.
+    #[serde(default)]
+    peers: BTreeMap<String, String>,
     log: Option<String>,
     #[serde(default)]
     limits: Limits,
@@ -126,17 +130,25 @@ impl Settings {
             }
         };
         let node_id = arguments.node_id.or(file.node_id).unwrap_or_else(|| "node1".to_owned());
-        let host = arguments.host.or(file.host).unwrap_or_else(|| "127.0.0.1".to_owned());
-        let port = arguments.port.or(file.port).unwrap_or(5001);
-        if let Some(cluster) = &arguments.cluster {
-            check_cluster(cluster, &node_id)?;
+        let cluster = arguments.cluster.or(file.cluster);
+        let cluster = cluster.map(|list| parse_cluster(&list)).transpose()?;
+        for (node, address) in &file.peers {
+            split_address(address)
+                .map_err(|error| format!("peers: {node} = {address:?}: {error}"))?;
         }
+        let own = cluster.as_ref().and_then(|cluster| cluster.get(&node_id));
+        let own = own.map(|address| split_address(address)).transpose()?;
+        let (own_host, own_port) = own.unwrap_or_else(|| ("127.0.0.1".to_owned(), 5001));
+        let host = arguments.host.or(file.host).unwrap_or(own_host);
+        let port = arguments.port.or(file.port).unwrap_or(own_port);
         let data_dir = arguments.data_dir.or(file.data_dir);
         let node = NodeConfig {
             data_dir: data_dir.unwrap_or_else(|| PathBuf::from("./data").join(&node_id)),
             node_id,
             host,
             port,
+            cluster,
+            peers: file.peers,
             shards: arguments.shards.or(file.shards),
             slots: arguments.slots.or(file.slots),
             plugin: arguments.plugin.or(file.plugin),
@@ -149,14 +161,40 @@ impl Settings {
     }
 }
 
-/// A cluster of this node alone can be named; others are not served yet.
-fn check_cluster(cluster: &str, node_id: &str) -> Result<(), String> {
-    let ids: Vec<&str> =
-        cluster.split(',').map(|node| node.split('=').next().unwrap_or_default()).collect();
-    if ids == [node_id] {
-        return Ok(());
+/// Reads a list of nodes and their addresses.
+fn parse_cluster(list: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut cluster = BTreeMap::new();
+    for node in list.split(',').map(str::trim).filter(|node| !node.is_empty()) {
+        let fail = |error: &str| Err(format!("--cluster: {node:?}: {error}"));
+        let Some((id, address)) = node.split_once('=') else {
+            return fail("write node1=127.0.0.1:5001");
+        };
+        if let Err(error) = split_address(address) {
+            return fail(&error);
+        }
+        if cluster.values().any(|taken| taken == address) {
+            return fail("another node has the same address");
+        }
+        if cluster.insert(id.to_owned(), address.to_owned()).is_some() {
+            return fail("the list has this node twice");
+        }
     }
-    Err(format!("--cluster {cluster}: this version runs clusters of one node, {node_id} alone"))
+    if cluster.is_empty() {
+        return Err("--cluster: the list is empty; write node1=127.0.0.1:5001,...".to_owned());
+    }
+    Ok(cluster)
+}
+
+/// Host and port of an address.
+fn split_address(address: &str) -> Result<(String, u16), String> {
+    let wrong = || format!("{address:?} is not host:port");
+    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+    let port: u16 = port.parse().map_err(|_| wrong())?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if host.is_empty() || host.contains(['/', '@', ' ']) || port == 0 {
+        return Err(wrong());
+    }
+    Ok((host.to_owned(), port))
 }
 
 fn limits(file: &Limits) -> Result<RequestLimits, String> {

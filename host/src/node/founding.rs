@@ -1,0 +1,282 @@
+//! What a cluster is founded with: its members, its plugin, its first shards; and
+//! how this node comes to belong to it.
+
+use std::{collections::BTreeMap, path::Path};
+
+use raft_lite::{GroupId, ReplicaId};
+use tokio::{net::TcpListener, sync::oneshot};
+
+use super::{
+    DEFAULT_SHARDS, DEFAULT_SLOTS, NodeConfig, NodeError,
+    identity::{DataFolder, Identity, MemberRecord},
+};
+use crate::{
+    api,
+    machine::{DEFAULT_PLUGIN, PluginFileError, PluginStore},
+    network::{Born, Founding, Introduction, Member, find_cluster},
+    storage::{PluginId, ShardRecord, Slot, SlotRange, VoterRecord},
+    wasm::{ModuleHash, check_module},
+};
+
+/// Makes sure that the folder belongs to the cluster this node is started for: a
+/// new one founds a cluster of one node, or meets the other members first.
+pub(super) async fn settle(
+    config: &NodeConfig,
+    plugin: Option<&PluginFile<'_>>,
+    folder: &mut DataFolder,
+    listener: &TcpListener,
+) -> Result<(), NodeError> {
+    let shown = config.data_dir.display();
+    if let Some(identity) = folder.identity() {
+        refuse_change(config, identity)?;
+        if let Some(named) = plugin.filter(|plugin| plugin.hash().to_string() != identity.plugin) {
+            return Err(NodeError::Config(format!(
+                "--plugin {}: the cluster in {shown} was born with another plugin; leave the \
+                 option out",
+                named.path.display()
+            )));
+        }
+        return Ok(());
+    }
+    let slots = config.slots.unwrap_or(DEFAULT_SLOTS);
+    let plugin = plugin.map_or_else(|| ModuleHash::of(DEFAULT_PLUGIN), PluginFile::hash);
+    let founding = Founding {
+        members: members(config),
+        slots,
+        shards: config.shards.unwrap_or(DEFAULT_SHARDS.min(slots)),
+        plugin: plugin.to_string(),
+    };
+    let me = me(config, folder.number());
+    let introduction = Introduction::unborn(me.clone(), founding);
+    let others = others(config, &me);
+    let (found, finding) = oneshot::channel();
+    // Others may meet this node as long as it looks for them.
+    let serving = api::serve_birth(introduction.clone(), listener, async {
+        // Either way the search is over.
+        let _ = finding.await;
+    });
+    let searching = async {
+        let born = find_cluster(&introduction, &others, |born| join(folder, &me, born)).await;
+        let _ = found.send(());
+        born
+    };
+    let (born, served) = tokio::join!(searching, serving);
+    served.map_err(|error| NodeError::Server(error.to_string()))?;
+    let born = born?;
+    if others.is_empty() {
+        return Ok(());
+    }
+    tracing::info!("node {} belongs to cluster {}", me.node_id, born.cluster_id);
+    Ok(())
+}
+
+/// All members that this node was told of; itself alone if of none.
+fn members(config: &NodeConfig) -> Vec<Member> {
+    let member = |(node_id, address): (&String, &String)| Member {
+        node_id: node_id.clone(),
+        address: address.clone(),
+        folder: 0,
+    };
+    match &config.cluster {
+        Some(cluster) => cluster.iter().map(member).collect(),
+        None => vec![me(config, 0)],
+    }
+}
+
+fn me(config: &NodeConfig, folder: u64) -> Member {
+    let own = config.cluster.as_ref().and_then(|cluster| cluster.get(&config.node_id));
+    let address = own.cloned().unwrap_or_else(|| format!("{}:{}", config.host, config.port));
+    Member { node_id: config.node_id.clone(), address, folder }
+}
+
+/// All other members, and where this node reaches each.
+fn others(config: &NodeConfig, me: &Member) -> Vec<(Member, String)> {
+    let members = members(config).into_iter().filter(|member| member.node_id != me.node_id);
+    let reached = |member: Member| {
+        let dial = config.peers.get(&member.node_id).unwrap_or(&member.address).clone();
+        (member, dial)
+    };
+    members.map(reached).collect()
+}
+
+fn join(folder: &mut DataFolder, me: &Member, born: &Born) -> Result<(), NodeError> {
+    let member = |Member { node_id, address, folder }: &Member| MemberRecord {
+        node_id: node_id.clone(),
+        address: address.clone(),
+        folder: *folder,
+    };
+    folder.join(Identity {
+        node_id: me.node_id.clone(),
+        cluster_id: born.cluster_id.clone(),
+        slots: born.founding.slots,
+        shards: born.founding.shards,
+        plugin: born.founding.plugin.clone(),
+        members: born.founding.members.iter().map(member).collect(),
+    })?;
+    Ok(())
+}
+
+/// How this node introduces itself once it belongs to a cluster.
+pub(super) fn introduction(folder: &DataFolder, identity: &Identity) -> Introduction {
+    let member = |m: &MemberRecord| Member {
+        node_id: m.node_id.clone(),
+        address: m.address.clone(),
+        folder: m.folder,
+    };
+    let founding = Founding {
+        members: identity.members.iter().map(member).collect(),
+        slots: identity.slots,
+        shards: identity.shards,
+        plugin: identity.plugin.clone(),
+    };
+    let own = founding.members.iter().find(|member| member.folder == folder.number());
+    let me = own.cloned().unwrap_or_else(|| Member {
+        node_id: identity.node_id.clone(),
+        address: String::new(),
+        folder: folder.number(),
+    });
+    Introduction::born(me, Born { cluster_id: identity.cluster_id.clone(), founding })
+}
+
+/// What was fixed when the cluster was born can be named again, but not changed.
+fn refuse_change(config: &NodeConfig, identity: &Identity) -> Result<(), NodeError> {
+    let folder = config.data_dir.display();
+    let fixed =
+        [("--slots", config.slots, identity.slots), ("--shards", config.shards, identity.shards)];
+    for (option, asked, born) in fixed {
+        if let Some(asked) = asked.filter(|asked| *asked != born) {
+            return Err(NodeError::Config(format!(
+                "{option} {asked}: the cluster in {folder} was born with {born}; leave the option \
+                 out"
+            )));
+        }
+    }
+    let Some(cluster) = &config.cluster else { return Ok(()) };
+    let born: BTreeMap<String, String> =
+        identity.members.iter().map(|m| (m.node_id.clone(), m.address.clone())).collect();
+    // A cluster of one node has the address it listens on.
+    let alone = born.len() == 1 && cluster.keys().eq(born.keys());
+    if *cluster == born || alone {
+        return Ok(());
+    }
+    let list = |members: &BTreeMap<String, String>| {
+        let members = members.iter().map(|(node, address)| format!("{node}={address}"));
+        members.collect::<Vec<String>>().join(",")
+    };
+    Err(NodeError::Config(format!(
+        "--cluster {}: the cluster in {folder} was born with {}; leave the option out",
+        list(cluster),
+        list(&born)
+    )))
+}
+
+/// A plugin that the command line names.
+pub(super) struct PluginFile<'a> {
+    path: &'a Path,
+    bytes: Vec<u8>,
+}
+
+impl<'a> PluginFile<'a> {
+    pub(super) fn read(path: &'a Path) -> Result<Self, NodeError> {
+        let bytes = std::fs::read(path)
+            .map_err(|error| NodeError::Config(format!("--plugin {}: {error}", path.display())))?;
+        let refused = |source| PluginFileError::Module { path: path.to_owned(), source };
+        check_module(&bytes).map_err(refused)?;
+        Ok(PluginFile { path, bytes })
+    }
+
+    fn hash(&self) -> ModuleHash {
+        ModuleHash::of(&self.bytes)
+    }
+}
+
+pub(super) fn store_plugin(
+    plugins: &PluginStore,
+    file: Option<&PluginFile<'_>>,
+) -> Result<PluginId, NodeError> {
+    match file {
+        None => Ok(plugins.add(DEFAULT_PLUGIN, Path::new("the embedded key-value store"))?),
+        Some(file) => Ok(plugins.add(&file.bytes, file.path)?),
+    }
+}
+
+/// The shards of a new cluster as this node has them: the slots cut into even
+/// ranges, each shard with a replica on every member.
+pub(super) fn first_shards(identity: &Identity, plugin: PluginId) -> Vec<ShardRecord> {
+    let Identity { slots, shards, members, .. } = identity;
+    let boundary = |shard: u32| (u64::from(*slots) * u64::from(shard) / u64::from(*shards)) as u32;
+    let record = |shard: u32| {
+        let number = u64::from(shard) + 1;
+        let first = u64::from(shard) * members.len() as u64 + 1;
+        let voters: Vec<VoterRecord> = (first..)
+            .zip(members)
+            .map(|(replica, member)| VoterRecord {
+                replica: ReplicaId(replica),
+                node: member.node_id.clone(),
+            })
+            .collect();
+        let own = voters.iter().find(|voter| voter.node == identity.node_id);
+        ShardRecord {
+            group: GroupId(number),
+            replica: own.map_or(ReplicaId(0), |voter| voter.replica),
+            name: format!("shard_{shard}"),
+            epoch: 1,
+            slots: vec![SlotRange { start: Slot(boundary(shard)), end: Slot(boundary(shard + 1)) }],
+            voters,
+            plugin,
+            frozen: false,
+            started: false,
+            applied_by_snapshot: false,
+        }
+    };
+    (0..*shards).map(record).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn identity(node: u64, slots: u32, shards: u32) -> Identity {
+        let member = |n: u64| MemberRecord {
+            node_id: format!("node{n}"),
+            address: format!("127.0.0.1:{n}"),
+            folder: n,
+        };
+        Identity {
+            node_id: format!("node{node}"),
+            cluster_id: "c".into(),
+            slots,
+            shards,
+            plugin: "p".into(),
+            members: (1..=3).map(member).collect(),
+        }
+    }
+
+    #[test]
+    fn first_shards_own_every_slot_once() {
+        for (slots, shards) in [(256, 4), (256, 7), (5, 5), (16_384, 10), (1, 1)] {
+            let records = first_shards(&identity(1, slots, shards), [0; 32]);
+            assert_eq!(records.len(), shards as usize);
+            for slot in (0..slots).map(Slot) {
+                let owners = records.iter().filter(|record| record.owns(slot)).count();
+                assert_eq!(owners, 1, "slot {} of {slots} over {shards} shards", slot.0);
+            }
+            assert!(records.iter().all(|record| !record.owns(Slot(slots))));
+        }
+    }
+
+    #[test]
+    fn all_members_agree_on_the_first_shards() {
+        let of_node = |node| first_shards(&identity(node, 256, 4), [0; 32]);
+        let mut replicas = BTreeSet::new();
+        for ((one, two), three) in of_node(1).into_iter().zip(of_node(2)).zip(of_node(3)) {
+            assert_eq!((&one.voters, &one.slots), (&two.voters, &two.slots));
+            for record in [one, two, three] {
+                assert!(record.voters.iter().any(|voter| voter.replica == record.replica));
+                assert!(replicas.insert(record.replica), "a replica's id is used once");
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Commands on their way to the shard's leader, wherever it is, and back.
+//!
+//! This node's replica is asked first if it leads or no leader is known, else the
+//! leader's node is. Who turns out not to lead names who does; without a leader a
+//! new one is waited for. A proposal is made again only if it certainly had no
+//! effect.
+
+use std::time::{Duration, Instant};
+
+use raft_lite::{Command, CommandOutcome, NodeId, Proposal, RequestError};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout_at},
+};
+
+use super::{
+    CallOptions, Service, ServiceError,
+    routing::ShardRoute,
+    state_machine::{Item, Reply},
+};
+
+/// Bytes of commands that are proposed as one.
+const PROPOSAL_BYTES: usize = 1 << 20;
+/// Pauses while there is no leader.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Cuts commands into proposals of bounded size; a large one goes alone.
+fn proposals(commands: impl Iterator<Item = Command>) -> Vec<Vec<Command>> {
+    let mut proposals = Vec::new();
+    let mut current = Vec::new();
+    let mut bytes = 0;
+    for command in commands {
+        if !current.is_empty() && bytes + command.size() > PROPOSAL_BYTES {
+            proposals.push(std::mem::take(&mut current));
+            bytes = 0;
+        }
+        bytes += command.size();
+        current.push(command);
+    }
+    if !current.is_empty() {
+        proposals.push(current);
+    }
+    proposals
+}
+
+fn command(item: Item) -> Command {
+    let Item { slot, payload, once } = item;
+    let mut command = Command { slot: slot.0, payload, ..Default::default() };
+    if let Some(once) = once {
+        command.session = once.session;
+        command.sequence = once.sequence;
+        command.not_after_ms = once.not_after_ms;
+        command.acked_below = once.acked_below;
+    }
+    command
+}
+
+/// Pauses that grow from one to the next.
+pub(super) struct Pauses(Duration);
+
+impl Pauses {
+    pub(super) fn new() -> Self {
+        Pauses(SHORTEST_PAUSE)
+    }
+
+    pub(super) async fn pause(&mut self) {
+        sleep(self.0).await;
+        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+    }
+}
+
+impl Service {
+    /// Proposes commands of one shard, in order, and waits until they are applied.
+    /// Many or large ones go as several proposals, one after the other, so that no
+    /// log entry gets too large.
+    pub(super) async fn propose(
+        &self,
+        route: &ShardRoute,
+        items: Vec<Item>,
+        options: CallOptions,
+    ) -> Result<Vec<Reply>, ServiceError> {
+        let deadline = Instant::now() + self.limits.timeout;
+        let mut replies = Vec::with_capacity(items.len());
+        for commands in proposals(items.into_iter().map(command)) {
+            let count = commands.len();
+            match self.propose_one(route, commands, deadline, options).await {
+                Ok(outcomes) => replies.extend(outcomes.into_iter().map(|o| reply(o, route))),
+                Err(error) => replies.extend((0..count).map(|_| Err(error.clone()))),
+            }
+        }
+        Ok(replies)
+    }
+
+    /// Gets one proposal to whoever leads.
+    async fn propose_one(
+        &self,
+        route: &ShardRoute,
+        commands: Vec<Command>,
+        deadline: Instant,
+        options: CallOptions,
+    ) -> Result<Vec<CommandOutcome>, ServiceError> {
+        let mut pauses = Pauses::new();
+        let mut target = self.raft.leader(route.group);
+        loop {
+            let asking = self.ask(target, route, &commands, options);
+            let Ok(result) = timeout_at(deadline.into(), asking).await else {
+                let reason = format!("no answer from shard {} in time", route.name);
+                return Err(ServiceError::OutcomeUnknown { reason });
+            };
+            let error = match result {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(error) => error,
+            };
+            let (next, had_no_effect) = match &error {
+                RequestError::NotLeader { leader } => (*leader, true),
+                // There is no connection to the node that is taken for the leader.
+                RequestError::Unavailable(_) if self.is_other(target) => (None, true),
+                _ => (None, false),
+            };
+            if !had_no_effect || options.direct || Instant::now() + LONGEST_PAUSE > deadline {
+                return Err(self.request_error(error, route));
+            }
+            // A leader that has just been named is worth an immediate attempt.
+            if next.is_none() || next == target {
+                pauses.pause().await;
+            }
+            target = next.or_else(|| self.raft.leader(route.group));
+        }
+    }
+
+    fn is_other(&self, node: Option<NodeId>) -> bool {
+        node.is_some_and(|node| node != self.info.number)
+    }
+
+    async fn ask(
+        &self,
+        target: Option<NodeId>,
+        route: &ShardRoute,
+        commands: &[Command],
+        options: CallOptions,
+    ) -> Result<Vec<CommandOutcome>, RequestError> {
+        let commands = commands.to_vec();
+        match target.filter(|node| *node != self.info.number && !options.direct) {
+            Some(node) => self.network.forward(node, route.group, commands).outcome().await,
+            None => {
+                let (sender, receiver) = oneshot::channel();
+                self.raft.propose(Proposal {
+                    group: route.group,
+                    commands,
+                    // The receiver may have given up.
+                    reply: Box::new(move |result| drop(sender.send(result))),
+                });
+                receiver.await.unwrap_or(Err(RequestError::Stopping))
+            }
+        }
+    }
+
+    pub(super) fn request_error(&self, error: RequestError, route: &ShardRoute) -> ServiceError {
+        let leader = match &error {
+            RequestError::NotLeader { leader: Some(node) } => self.node_at(*node),
+            _ => None,
+        };
+        ServiceError::of_request(error, &route.name, leader)
+    }
+
+    /// Id and address of a node.
+    pub(super) fn node_at(&self, node: NodeId) -> Option<(String, String)> {
+        if node == self.info.number {
+            return Some((self.info.node_id.clone(), self.info.address.clone()));
+        }
+        self.network.peer(node).map(|peer| (peer.node_id.clone(), peer.address.clone()))
+    }
+}
+
+fn reply(outcome: CommandOutcome, route: &ShardRoute) -> Reply {
+    match outcome {
+        CommandOutcome::Applied(response) => Ok(response),
+        CommandOutcome::Failed(failure) => Err(failure.into()),
+        CommandOutcome::Rejected(rejection) => {
+            Err(ServiceError::of_rejection(rejection, &route.name))
+        }
+    }
+}
