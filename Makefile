@@ -19,7 +19,7 @@ PORT ?= 5001
 export PATH := /usr/lib/ccache:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint fmt bench plugins clean-data
+.PHONY: help run cluster build test lint fmt bench compare plugins clean-data
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,11 @@ run: ## Build and start a cluster of one node on port 5001, its data in ./data/n
 	@scripts/install-deps.sh build
 	$(CARGO) build $(RELEASE) --bin raft-kv
 	exec '$(TARGET_DIR)/release/raft-kv' --node-id '$(NODE_ID)' --data-dir '$(DATA_DIR)' --port '$(PORT)'
+
+cluster: ## Build and start three nodes on ports 5001 to 5003, their data in ./data/cluster
+	@scripts/install-deps.sh build
+	$(CARGO) build $(RELEASE) --bin raft-kv
+	exec scripts/run-cluster.sh '$(TARGET_DIR)/release/raft-kv'
 
 build: ## Build all libraries and programs
 	@scripts/install-deps.sh build
@@ -50,9 +55,14 @@ bench: ## Run the benchmarks
 	@scripts/install-deps.sh build
 	$(CARGO) bench --workspace $(CARGO_FLAGS) --bench '*'
 
+compare: ## Measure a cluster of three nodes beside one of etcd, in one table
+	@scripts/install-deps.sh compare
+	$(CARGO) build $(RELEASE) --bins
+	scripts/compare.sh '$(TARGET_DIR)/release'
+
 plugins: ## Build the default plugin's WebAssembly module, plugins/dist/kv.wasm
 	@scripts/install-deps.sh plugins
 	scripts/build-plugins.sh
 
-clean-data: ## Delete the data of the node that `make run` starts
-	rm -rf -- '$(DATA_DIR)'
+clean-data: ## Delete the data of what `make run` and `make cluster` start
+	rm -rf -- '$(DATA_DIR)' ./data/cluster

@@ -1,12 +1,14 @@
 #!/bin/sh
 # Installs what building RaftKV needs and this machine lacks; nothing if nothing is missing.
 #
-# Usage: scripts/install-deps.sh [build|lint|plugins]     (default build)
+# Usage: scripts/install-deps.sh [build|lint|plugins|compare]     (default build)
 #
 #   build    what `make run` and `make test` need: a C++ compiler and make for RocksDB, libclang for
-#            the bindings to it, and ccache along with them, so that RocksDB is compiled once a machine
+#            the bindings to it, and ccache along with them, so that RocksDB is compiled once a machine;
+#            protoc for etcd's client, which the load generator has
 #   lint     that, and cargo-deny
 #   plugins  a compiler for wasm32-unknown-unknown
+#   compare  what building needs, and etcd's server
 #
 # It calls apt-get, with sudo unless run by root, and `cargo install`. It never touches the Rust
 # toolchain. Exit codes: 0 all there, 2 bad usage, 3 something is missing that it cannot install.
@@ -61,6 +63,11 @@ has_libclang() {
 check_build() {
     has c++ && has cc && has make || need "RocksDB is C++" build-essential
     has_libclang || need "the bindings to RocksDB are made by bindgen, with libclang" clang libclang-dev
+    has protoc || need "the load generator's client of etcd is made by protoc" protobuf-compiler
+}
+
+check_compare() {
+    has etcd || need "the comparison is with etcd" etcd-server
 }
 
 check_lint() {
@@ -108,7 +115,8 @@ install_packages() {
     say "installing$packages with apt-get, a minute or two"
     as_root apt-get update -qq || say "apt-get update failed; going on with the lists that are there"
     # shellcheck disable=SC2086 # the packages are words
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
+    # etcd is started when it is needed, and not by its package.
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -o DPkg::Lock::Timeout=300 \
         -o Dpkg::Use-Pty=0 install -qq -y --no-install-recommends $packages >/dev/null || {
         say "apt-get could not install$packages"
         [ "$purpose" != plugins ] || say "another way: rustup target add wasm32-unknown-unknown"
@@ -131,7 +139,8 @@ case $purpose in
     build) check_cargo; check_build ;;
     lint) check_cargo; check_build; check_lint ;;
     plugins) check_plugins ;;
-    *) echo "usage: scripts/install-deps.sh [build|lint|plugins]" >&2; exit 2 ;;
+    compare) check_cargo; check_build; check_compare ;;
+    *) echo "usage: scripts/install-deps.sh [build|lint|plugins|compare]" >&2; exit 2 ;;
 esac
 [ -z "$packages" ] || install_packages
 [ "$purpose" != lint ] || install_cargo_deny

@@ -1,37 +1,44 @@
 //! One request from its first attempt to its answer or its deadline: which
 //! failures are worth another attempt, where, and when.
+//!
+//! A request for one key goes over the stream to the leader of its shard. If that
+//! is not known, not reachable or not the leader any more, it goes to any node,
+//! which finds the leader by itself; and the routing table is asked for anew.
+//! Everything else is a call of its own to the preferred node.
 
-use std::{
-    future::Future,
-    time::{Duration, Instant},
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio::time::{sleep, timeout};
-use tonic::{Response, Status, transport::Channel};
+use raft_kv_proto::v1::{pipeline_request::Request, pipeline_response::Result as Answer};
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::{Code, Response, Status, transport::Channel};
 
 use crate::{
     channel::{Node, Pool},
     error::{Error, Result},
+    pipeline::Pipelines,
+    routing::Routing,
+    session::{Session, Write},
 };
 
 /// The first retry is immediate; those after it wait, at most so long.
 const SHORTEST_WAIT: Duration = Duration::from_millis(5);
-const LONGEST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+/// A node that does not answer within a part of the request's time is given up,
+/// within these bounds.
+const ATTEMPTS_IN_TIME: u32 = 5;
+const SHORTEST_ATTEMPT: Duration = Duration::from_secs(1);
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(5);
+/// A write is open longer than it is waited for: clocks differ.
+const CLOCK_SLACK: Duration = Duration::from_secs(30);
 
 /// A cluster, as its callers see it.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub pool: Pool,
+    pub routing: Routing,
+    pub pipelines: Pipelines,
+    pub session: Arc<Session>,
     pub request_timeout: Duration,
-}
-
-/// Whether a request that may have been carried out may be sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Resend {
-    /// It changes nothing, or nothing more.
-    Allowed,
-    /// It would take effect twice.
-    Forbidden,
 }
 
 /// What to do about a failed attempt.
@@ -41,28 +48,128 @@ enum Next<'a> {
     Ask(&'a str),
     /// Ask any other node, or the same one if there is none.
     AskAnother,
+    /// Ask the same node, later.
+    AskAgain,
+}
+
+/// The pauses between attempts.
+struct Waits(Duration);
+
+impl Waits {
+    /// Waits, unless the deadline would pass meanwhile.
+    async fn wait(&mut self, deadline: Instant) -> bool {
+        if Instant::now() + self.0 >= deadline {
+            return false;
+        }
+        if !self.0.is_zero() {
+            sleep(self.0.mul_f64(rand::random_range(0.75..1.0))).await;
+        }
+        self.0 = (self.0 * 2).clamp(SHORTEST_WAIT, LONGEST_WAIT);
+        true
+    }
 }
 
 impl Cluster {
-    /// Sends `request` with `send` until it is answered, it fails in a way that
-    /// another attempt cannot mend, or the request timeout is over.
-    pub async fn call<Q, A, S, F>(&self, resend: Resend, request: Q, send: S) -> Result<A>
+    pub fn new(pool: Pool, request_timeout: Duration) -> Self {
+        Self {
+            pool,
+            routing: Routing::new(),
+            pipelines: Pipelines::default(),
+            session: Session::new(),
+            request_timeout,
+        }
+    }
+
+    /// Begins a write that takes effect once, however often it is sent.
+    pub fn begin_write(&self) -> Write {
+        let open_for = self.request_timeout + CLOCK_SLACK;
+        self.session.begin(self.routing.cluster_now_ms() + open_for.as_millis() as u64)
+    }
+
+    fn attempt_timeout(&self) -> Duration {
+        (self.request_timeout / ATTEMPTS_IN_TIME).clamp(SHORTEST_ATTEMPT, LONGEST_ATTEMPT)
+    }
+
+    /// Sends a request for `key` until it is answered, it fails in a way that
+    /// another attempt cannot mend, or the request timeout is over. A write has to
+    /// carry what makes it take effect once.
+    pub async fn ask(self: &Arc<Self>, key: &[u8], request: Request) -> Result<Answer> {
+        let deadline = Instant::now() + self.request_timeout;
+        let leader = self.routing.leader(key).and_then(|leader| self.pool.node(&leader).ok());
+        let mut direct = leader.is_some();
+        let mut node = leader.unwrap_or_else(|| self.pool.preferred());
+        let mut waits = Waits(Duration::ZERO);
+        let mut maybe_done = false;
+        loop {
+            let until = deadline.min(Instant::now() + self.attempt_timeout());
+            let error = match self.pipelines.ask(&node, direct, request.clone(), until).await {
+                Ok(answer) => {
+                    if !direct {
+                        self.refresh_routing();
+                    }
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            match next(&error) {
+                Next::GiveUp => return Err(self.verdict(error, maybe_done)),
+                Next::AskAgain => {}
+                Next::Ask(address) => {
+                    let leader = self.pool.at(address).ok();
+                    self.routing.set_leader(key, leader.as_ref().map(|node| node.endpoint.clone()));
+                    direct = leader.is_some();
+                    node = leader.unwrap_or_else(|| self.pool.after(&node));
+                }
+                Next::AskAnother => {
+                    match error {
+                        Error::NotLeader { .. } => self.routing.set_leader(key, None),
+                        _ => self.routing.forget(&node.endpoint),
+                    }
+                    node = self.pool.after(&node);
+                    direct = false;
+                }
+            }
+            maybe_done |= may_have_effect(&error);
+            if !waits.wait(deadline).await {
+                return Err(self.verdict(error, maybe_done));
+            }
+        }
+    }
+
+    /// The error of a request, given whether an attempt may have had an effect.
+    fn verdict(&self, error: Error, maybe_done: bool) -> Error {
+        let after = self.request_timeout;
+        match error {
+            Error::Timeout { endpoint, .. } => Error::Timeout { endpoint, after },
+            // An earlier attempt's outcome is forgotten by now.
+            Error::InvalidArgument { field, .. } if maybe_done && field == "not_after" => {
+                Error::Timeout { endpoint: "the cluster".to_owned(), after }
+            }
+            error => error,
+        }
+    }
+
+    /// Asks for the routing table, beside what goes on.
+    fn refresh_routing(self: &Arc<Self>) {
+        let (cluster, mark) = (Arc::clone(self), self.routing.mark());
+        tokio::spawn(async move { cluster.routing.refresh(&cluster.pool, mark).await });
+    }
+
+    /// Makes a call until it is answered, it fails in a way that another attempt
+    /// cannot mend, or the request timeout is over. All its writes have to carry
+    /// what makes them take effect once.
+    pub async fn call<Q, A, S, F>(&self, request: Q, send: S) -> Result<A>
     where
         Q: Clone,
         S: Fn(Channel, Q) -> F,
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let (_, answer) = self.call_with_node(resend, request, send).await?;
+        let (_, answer) = self.call_with_node(request, send).await?;
         Ok(answer)
     }
 
     /// [`Cluster::call`] that also gives the node that answered.
-    pub async fn call_with_node<Q, A, S, F>(
-        &self,
-        resend: Resend,
-        request: Q,
-        send: S,
-    ) -> Result<(Node, A)>
+    pub async fn call_with_node<Q, A, S, F>(&self, request: Q, send: S) -> Result<(Node, A)>
     where
         Q: Clone,
         S: Fn(Channel, Q) -> F,
@@ -70,53 +177,49 @@ impl Cluster {
     {
         let deadline = Instant::now() + self.request_timeout;
         let mut node = self.pool.preferred();
-        let mut wait = Duration::ZERO;
+        let mut waits = Waits(Duration::ZERO);
         loop {
-            let answer = send(node.channel.clone(), request.clone());
-            let error = match self.answer(&node, deadline, answer).await {
-                Ok(answer) => return Ok((node, answer.into_inner())),
-                Err(error) => error,
+            let until = deadline.min(Instant::now() + 2 * self.attempt_timeout());
+            let answer = timeout_at(until, send(node.channel.clone(), request.clone())).await;
+            let error = match answer {
+                Ok(Ok(answer)) => return Ok((node, answer.into_inner())),
+                Ok(Err(status)) => Error::from_call(status, &node.endpoint),
+                Err(_) => Error::Timeout {
+                    endpoint: node.endpoint.to_string(),
+                    after: self.request_timeout,
+                },
             };
-            let next = match next(&error, resend) {
+            match next(&error) {
                 Next::GiveUp => return Err(error),
-                Next::Ask(address) => self.pool.at(address).ok(),
-                Next::AskAnother => None,
-            };
-            if Instant::now() + wait >= deadline {
+                Next::AskAgain => {}
+                Next::Ask(address) => {
+                    node = self.pool.at(address).unwrap_or_else(|_| self.pool.after(&node));
+                }
+                Next::AskAnother => node = self.pool.after(&node),
+            }
+            if !waits.wait(deadline).await {
                 return Err(error);
             }
-            sleep(wait).await;
-            wait = (wait * 2).clamp(SHORTEST_WAIT, LONGEST_WAIT);
-            node = next.unwrap_or_else(|| self.pool.after(&node));
-        }
-    }
-
-    /// What `node` answers before the deadline.
-    async fn answer<T>(
-        &self,
-        node: &Node,
-        deadline: Instant,
-        answer: impl Future<Output = Result<T, Status>>,
-    ) -> Result<T> {
-        let remaining = deadline.saturating_duration_since(Instant::now());
-        match timeout(remaining, answer).await {
-            Ok(answer) => answer.map_err(|status| Error::from_call(status, &node.endpoint)),
-            Err(_) => Err(Error::Timeout {
-                endpoint: node.endpoint.to_string(),
-                after: self.request_timeout,
-            }),
         }
     }
 }
 
-/// What to do about `error`. A request that was never sent, or that a node
-/// turned away because it does not lead, has had no effect.
-fn next(error: &Error, resend: Resend) -> Next<'_> {
+/// What to do about `error`.
+fn next(error: &Error) -> Next<'_> {
     match error {
         Error::NotLeader { address, .. } if address.is_empty() => Next::AskAnother,
         Error::NotLeader { address, .. } => Next::Ask(address),
-        Error::Connect { .. } => Next::AskAnother,
-        Error::Unavailable { .. } if resend == Resend::Allowed => Next::AskAnother,
+        Error::Connect { .. } | Error::Unavailable { .. } | Error::Timeout { .. } => {
+            Next::AskAnother
+        }
+        // The node does not know what became of it.
+        Error::Other(status) if status.code() == Code::DeadlineExceeded => Next::AskAnother,
+        Error::ResourceExhausted { .. } => Next::AskAgain,
         _ => Next::GiveUp,
     }
+}
+
+/// Whether an attempt that failed so may have had an effect.
+fn may_have_effect(error: &Error) -> bool {
+    matches!(error, Error::Unavailable { .. } | Error::Timeout { .. } | Error::Other(_))
 }

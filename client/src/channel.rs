@@ -71,38 +71,54 @@ impl Pool {
         self.given[self.preferred.load(Ordering::Relaxed)].clone()
     }
 
+    /// All nodes known, the preferred one first.
+    pub fn all(&self) -> Vec<Node> {
+        let preferred = self.preferred.load(Ordering::Relaxed);
+        let mut nodes = self.given.clone();
+        nodes.rotate_left(preferred);
+        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.extend(learned.values().cloned());
+        nodes
+    }
+
     /// The node to ask after `failed` could not serve a request. If it was the
     /// preferred one, the next one given becomes that.
     pub fn after(&self, failed: &Node) -> Node {
+        let all = self.all();
+        let place = all.iter().position(|node| node.endpoint == failed.endpoint);
+        let next = all[place.map_or(0, |place| place + 1) % all.len()].clone();
         let preferred = self.preferred.load(Ordering::Relaxed);
         if self.given[preferred].endpoint == failed.endpoint {
-            let next = (preferred + 1) % self.given.len();
             // If another caller has moved on already, its choice stands.
             let _ = self.preferred.compare_exchange(
                 preferred,
-                next,
+                (preferred + 1) % self.given.len(),
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             );
         }
-        self.preferred()
+        next
     }
 
     /// The node at `address`, which another node named.
     pub fn at(&self, address: &str) -> Result<Node> {
-        let endpoint: Endpoint = address.parse()?;
-        if let Some(node) = self.given.iter().find(|node| node.endpoint == endpoint) {
+        self.node(&address.parse()?)
+    }
+
+    /// The node at an endpoint.
+    pub fn node(&self, endpoint: &Endpoint) -> Result<Node> {
+        if let Some(node) = self.given.iter().find(|node| node.endpoint == *endpoint) {
             return Ok(node.clone());
         }
         let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(node) = learned.get(&endpoint) {
+        if let Some(node) = learned.get(endpoint) {
             return Ok(node.clone());
         }
         let node = Node {
             endpoint: endpoint.clone(),
-            channel: transport(&endpoint, self.connect_timeout)?.connect_lazy(),
+            channel: transport(endpoint, self.connect_timeout)?.connect_lazy(),
         };
-        learned.insert(endpoint, node.clone());
+        learned.insert(endpoint.clone(), node.clone());
         Ok(node)
     }
 }

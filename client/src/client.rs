@@ -4,17 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use raft_kv_proto::v1::{
-    self, admin_client::AdminClient, kv_client::KvClient, state_machine_client::StateMachineClient,
+    self, admin_client::AdminClient, kv_client::KvClient, pipeline_request::Request,
+    pipeline_response::Result as Answer, state_machine_client::StateMachineClient,
 };
 use tonic::transport::Channel;
 
 use crate::{
-    call::{Cluster, Resend},
+    call::Cluster,
     channel::Pool,
     endpoint::{Endpoint, IntoEndpoints},
     error::{Error, Result},
     operation::{Operation, Outcome, consistency},
     scan::Scan,
+    session::Write,
     value::{IntoBytes, Version, Versioned},
 };
 
@@ -70,9 +72,10 @@ impl ClientBuilder {
     pub async fn connect(self) -> Result<RaftKVClient> {
         let endpoints = Endpoint::parse_list(&self.endpoints)?;
         let pool = Pool::connect(endpoints, self.connect_timeout).await?;
-        Ok(RaftKVClient {
-            cluster: Arc::new(Cluster { pool, request_timeout: self.request_timeout }),
-        })
+        let cluster = Arc::new(Cluster::new(pool, self.request_timeout));
+        // Without it requests go to any node, which does what is needed.
+        cluster.routing.refresh(&cluster.pool, cluster.routing.mark()).await;
+        Ok(RaftKVClient { cluster })
     }
 }
 
@@ -117,15 +120,17 @@ impl RaftKVClient {
     }
 
     async fn put_if(&self, key: Bytes, value: Bytes, expected: Option<Version>) -> Result<Version> {
-        let request = v1::PutRequest {
-            key,
+        let write = self.cluster.begin_write();
+        let put = v1::PutRequest {
+            key: key.clone(),
             value,
             expected_version: expected.map(|version| version.0),
-            once: None,
+            once: Some(write.once()),
         };
-        let put = |channel, request| async move { kv(channel).put(request).await };
-        let response = self.cluster.call(Resend::Forbidden, request, put).await?;
-        Ok(Version(response.version))
+        match self.cluster.ask(&key, Request::Put(put)).await? {
+            Answer::Put(put) => Ok(Version(put.version)),
+            _ => Err(another_answer()),
+        }
     }
 
     /// The value of a key; `None` if it does not exist.
@@ -146,18 +151,21 @@ impl RaftKVClient {
     }
 
     async fn read(&self, key: Bytes, stale: bool) -> Result<Option<Versioned>> {
-        let request = v1::GetRequest { key, consistency: consistency(stale).into() };
-        let get = |channel, request| async move { kv(channel).get(request).await };
-        let response = self.cluster.call(Resend::Allowed, request, get).await?;
-        Ok(Versioned::from_response(response))
+        let get = v1::GetRequest { key: key.clone(), consistency: consistency(stale).into() };
+        match self.cluster.ask(&key, Request::Get(get)).await? {
+            Answer::Get(get) => Ok(Versioned::from_response(get)),
+            _ => Err(another_answer()),
+        }
     }
 
     /// Removes a key; tells whether it existed.
     pub async fn delete(&self, key: impl IntoBytes) -> Result<bool> {
-        let request = v1::DeleteRequest { key: key.into_bytes(), once: None };
-        let delete = |channel, request| async move { kv(channel).delete(request).await };
-        let response = self.cluster.call(Resend::Forbidden, request, delete).await?;
-        Ok(response.existed)
+        let (key, write) = (key.into_bytes(), self.cluster.begin_write());
+        let delete = v1::DeleteRequest { key: key.clone(), once: Some(write.once()) };
+        match self.cluster.ask(&key, Request::Delete(delete)).await? {
+            Answer::Delete(delete) => Ok(delete.existed),
+            _ => Err(another_answer()),
+        }
     }
 
     /// The pairs whose key starts with `prefix`, all pairs if it is empty, in
@@ -178,15 +186,17 @@ impl RaftKVClient {
     ) -> Result<Vec<Result<Outcome>>> {
         let operations: Vec<Operation> = operations.into_iter().collect();
         let comparisons: Vec<bool> = operations.iter().map(Operation::is_comparison).collect();
-        let resend = match operations.iter().all(Operation::is_read) {
-            true => Resend::Allowed,
-            false => Resend::Forbidden,
-        };
-        let request = v1::BatchRequest {
-            operations: operations.into_iter().map(v1::Operation::from).collect(),
-        };
+        // Held until the results are there.
+        let mut writes = Vec::new();
+        let operations = operations.into_iter().map(|operation| {
+            let write = (!operation.is_read()).then(|| self.cluster.begin_write());
+            let once = write.as_ref().map(Write::once);
+            writes.extend(write);
+            operation.into_wire(once)
+        });
+        let request = v1::BatchRequest { operations: operations.collect() };
         let batch = |channel, request| async move { kv(channel).batch(request).await };
-        let results = self.cluster.call(resend, request, batch).await?.results;
+        let results = self.cluster.call(request, batch).await?.results;
         if results.len() != comparisons.len() {
             let message = format!("{} of {} operations", results.len(), comparisons.len());
             return Err(Error::BadResponse { message });
@@ -206,11 +216,13 @@ impl RaftKVClient {
     /// # Errors
     /// [`Error::Plugin`] if the plugin refuses or fails.
     pub async fn apply(&self, key: impl IntoBytes, command: impl IntoBytes) -> Result<Bytes> {
-        let request =
-            v1::ApplyRequest { key: key.into_bytes(), command: command.into_bytes(), once: None };
-        let apply = |channel, request| async move { machine(channel).apply(request).await };
-        let response = self.cluster.call(Resend::Forbidden, request, apply).await?;
-        Ok(response.response)
+        let (key, write) = (key.into_bytes(), self.cluster.begin_write());
+        let (command, once) = (command.into_bytes(), Some(write.once()));
+        let apply = v1::ApplyRequest { key: key.clone(), command, once };
+        match self.cluster.ask(&key, Request::Apply(apply)).await? {
+            Answer::Apply(apply) => Ok(apply.response),
+            _ => Err(another_answer()),
+        }
     }
 
     /// Runs a read-only request of the cluster's plugin, linearizably, on the
@@ -219,22 +231,25 @@ impl RaftKVClient {
     /// # Errors
     /// [`Error::Plugin`] if the plugin refuses or fails.
     pub async fn query(&self, key: impl IntoBytes, request: impl IntoBytes) -> Result<Bytes> {
-        let request = v1::QueryRequest {
-            key: key.into_bytes(),
-            request: request.into_bytes(),
-            consistency: consistency(false).into(),
-        };
-        let query = |channel, request| async move { machine(channel).query(request).await };
-        let response = self.cluster.call(Resend::Allowed, request, query).await?;
-        Ok(response.response)
+        let (key, request) = (key.into_bytes(), request.into_bytes());
+        let consistency = consistency(false).into();
+        let query = v1::QueryRequest { key: key.clone(), request, consistency };
+        match self.cluster.ask(&key, Request::Query(query)).await? {
+            Answer::Query(query) => Ok(query.response),
+            _ => Err(another_answer()),
+        }
     }
 
     /// What one of the nodes knows of itself and its shards.
     pub async fn status(&self) -> Result<v1::StatusResponse> {
         let status = |channel, request| async move { admin(channel).status(request).await };
         let request = v1::StatusRequest {};
-        self.cluster.call(Resend::Allowed, request, status).await
+        self.cluster.call(request, status).await
     }
+}
+
+fn another_answer() -> Error {
+    Error::BadResponse { message: "something that was not asked".to_owned() }
 }
 
 /// The key-value service over a connection.
@@ -244,7 +259,7 @@ pub(crate) fn kv(channel: Channel) -> KvClient<Channel> {
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
-fn machine(channel: Channel) -> StateMachineClient<Channel> {
+pub(crate) fn machine(channel: Channel) -> StateMachineClient<Channel> {
     StateMachineClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)

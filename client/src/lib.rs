@@ -1,9 +1,8 @@
 //! The RaftKV client.
 //!
 //! [`RaftKVClient`] is a cheap handle that any number of tasks may clone and
-//! use at once. It holds one HTTP/2 connection to each node it has asked. Requests
-//! go to the first endpoint that answers, and where a node that does not lead the
-//! shard says that its leader is.
+//! use at once. It knows which node leads which shard and asks the leader; what
+//! many tasks ask at the same time goes over one stream to each node.
 //!
 //! ```no_run
 //! use raft_kv_client::RaftKVClient;
@@ -22,10 +21,10 @@
 //! # }
 //! ```
 //!
-//! A read is sent again, within the request's deadline and to another endpoint
-//! if there is one, when a node cannot serve it. A write is sent again only if
-//! it certainly did not take effect: the node could not be reached, or it
-//! answered that it does not lead the shard.
+//! A request is sent again, within its deadline and to other nodes, as long as
+//! the cluster cannot serve it: while a leader is elected, when a connection
+//! breaks, when a node does not answer. A write takes effect once all the same:
+//! each client has a session, and the cluster remembers what it answered.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
@@ -35,7 +34,10 @@ mod client;
 mod endpoint;
 mod error;
 mod operation;
+mod pipeline;
+mod routing;
 mod scan;
+mod session;
 mod value;
 
 pub use client::{ClientBuilder, RaftKVClient};

@@ -79,22 +79,23 @@ impl Operation {
     }
 }
 
-impl From<Operation> for v1::Operation {
-    fn from(operation: Operation) -> Self {
+impl Operation {
+    /// The operation as it is sent; a write with what makes it take effect once.
+    pub(crate) fn into_wire(self, once: Option<v1::Once>) -> v1::Operation {
         use v1::operation::Operation as Wire;
-        let operation = match operation {
-            Operation::Put { key, value, expected } => Wire::Put(v1::PutRequest {
+        let operation = match self {
+            Self::Put { key, value, expected } => Wire::Put(v1::PutRequest {
                 key,
                 value,
                 expected_version: expected.map(|version| version.0),
-                once: None,
+                once,
             }),
-            Operation::Get { key, stale } => {
+            Self::Get { key, stale } => {
                 Wire::Get(v1::GetRequest { key, consistency: consistency(stale).into() })
             }
-            Operation::Delete { key } => Wire::Delete(v1::DeleteRequest { key, once: None }),
+            Self::Delete { key } => Wire::Delete(v1::DeleteRequest { key, once }),
         };
-        Self { operation: Some(operation) }
+        v1::Operation { operation: Some(operation) }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tonic::Streaming;
 
 use crate::{
-    call::{Cluster, Resend},
+    call::Cluster,
     client::kv,
     endpoint::Endpoint,
     error::{Error, Result},
@@ -153,7 +153,7 @@ impl Pages {
         self.request.limit = self.remaining.unwrap_or(0);
         let scan = |channel, request| async move { kv(channel).scan(request).await };
         let request = self.request.clone();
-        let (node, pages) = self.cluster.call_with_node(Resend::Allowed, request, scan).await?;
+        let (node, pages) = self.cluster.call_with_node(request, scan).await?;
         Ok(Call { endpoint: node.endpoint, pages, cursor: Bytes::new() })
     }
 

@@ -14,6 +14,7 @@
 //! - A broken connection is made anew, with growing pauses.
 
 mod birth;
+mod coalesce;
 mod dial;
 mod hello;
 mod inbound;
@@ -40,6 +41,7 @@ use tokio::{
 };
 
 pub use birth::{BirthError, Born, Founding, Introduction, Member, find_cluster};
+pub use coalesce::Coalesced;
 pub use inbound::Answers;
 use outbox::Outbox;
 

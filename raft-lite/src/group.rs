@@ -155,6 +155,10 @@ impl Group {
             check_quorum: true,
             pre_vote: true,
             batch_append: true,
+            // A commit index travels with the next append or heartbeat: a message
+            // for it alone would cost a round on every replica. A follower that has
+            // to know, because it is read from, is told.
+            skip_bcast_commit: true,
             // The proposal budget bounds it, for all groups together.
             max_uncommitted_size: raft::NO_LIMIT,
             max_committed_size_per_ready: 4 << 20,

@@ -15,7 +15,10 @@ use tokio::{
 use tonic_health::server::HealthReporter;
 
 use super::{Doors, grpc, http};
-use crate::{network::Introduction, service::Service};
+use crate::{
+    network::{Coalesced, Introduction},
+    service::Service,
+};
 
 /// Time that requests under way are given when the node stops.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
@@ -84,7 +87,7 @@ async fn accept(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     prepare(&stream);
-                    let connection = builder.serve_connection(TokioIo::new(stream), router.clone());
+                    let connection = builder.serve_connection(TokioIo::new(Coalesced::new(stream)), router.clone());
                     let connection = connections.watch(connection.into_owned());
                     tokio::spawn(async move {
                         if let Err(error) = connection.await {

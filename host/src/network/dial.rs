@@ -1,16 +1,26 @@
 //! Keeping the connection to one node.
 
-use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures::{StreamExt, stream};
+use http::Uri;
+use hyper_util::rt::TokioIo;
 use raft_kv_proto::v1::{Hello, PeerFrame, raft_client::RaftClient};
-use tokio::time::sleep;
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 use tonic::{
     Code, Status, Streaming,
     transport::{Channel, Endpoint},
 };
+use tower::service_fn;
 
-use super::{MAX_FRAME_BYTES, Peer, wire};
+use super::{Coalesced, MAX_FRAME_BYTES, Peer, wire};
 
 /// Making a connection takes at most so long.
 pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(2);
@@ -67,11 +77,21 @@ pub(super) fn client(channel: Channel) -> RaftClient<Channel> {
         .max_encoding_message_size(MAX_FRAME_BYTES)
 }
 
+/// A connection whose small writes go out together.
+async fn open_stream(address: Uri) -> io::Result<TokioIo<Coalesced<TcpStream>>> {
+    let authority = address.authority().map(|authority| authority.to_string());
+    let opened = TcpStream::connect(authority.unwrap_or_default());
+    let stream = timeout(CONNECT_WITHIN, opened).await.map_err(io::Error::from)??;
+    stream.set_nodelay(true)?;
+    Ok(TokioIo::new(Coalesced::new(stream)))
+}
+
 /// Makes the call. It counts as made once the other node has said who it is.
 async fn connect(peer: &Arc<Peer>, hello: Hello) -> Result<Streaming<PeerFrame>, Status> {
     let unreachable = |error: tonic::transport::Error| Status::from_error(error.into());
     let endpoint = endpoint(&peer.config.dial).map_err(unreachable)?;
-    let mut client = client(endpoint.connect().await.map_err(unreachable)?);
+    let channel = endpoint.connect_with_connector(service_fn(open_stream)).await;
+    let mut client = client(channel.map_err(unreachable)?);
     let wanted = hello.clone();
     let first = PeerFrame { hello: Some(hello), ..PeerFrame::default() };
     let connection = peer.outbox.begin();

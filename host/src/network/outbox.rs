@@ -183,6 +183,8 @@ impl Outbox {
                 return Some(frame);
             }
             self.filled.notified().await;
+            // Whoever is ready adds to the same frame.
+            tokio::task::yield_now().await;
         }
     }
 

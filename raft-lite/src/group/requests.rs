@@ -134,6 +134,11 @@ impl Group {
         };
         answer.set_msg_type(MessageType::MsgReadIndexResp);
         self.answers.push(answer);
+        // The follower can answer once it knows that the index is committed.
+        let known = raft.prs().get(question.from).map_or(0, |progress| progress.committed_index);
+        if known < raft.raft_log.committed {
+            self.node.raft.send_append(question.from);
+        }
         true
     }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use raft_kv_client::Endpoint;
 
+use crate::target::MAX_TXN_OPERATIONS;
+
 const AFTER_HELP: &str = "\
 Each caller sends a call, waits for its answer, and sends the next one. The phases of \
 --ops run one after the other, each for --duration after a warm-up that is not counted \
@@ -88,12 +90,43 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     pub target: Target,
 
+    /// How calls get to RaftKV.
+    #[arg(long, value_enum, default_value_t)]
+    pub via: Via,
+
+    /// Which node of RaftKV a unary call goes to.
+    #[arg(long, value_enum, default_value_t)]
+    pub route: Route,
+
     /// How to print the figures.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
 }
 
 impl Args {
+    /// Why these arguments make no sense together, if so.
+    pub fn check(&self) -> Result<(), String> {
+        let etcd = self.target == Target::Etcd;
+        if etcd && self.via == Via::Client {
+            return Err("--via client is RaftKV's client library: leave it out for etcd".to_owned());
+        }
+        if etcd && self.route == Route::Leader {
+            return Err("--route leader is for RaftKV: an etcd cluster has one leader".to_owned());
+        }
+        if self.route == Route::Leader && self.via == Via::Client {
+            return Err("--via client asks the leaders by itself: leave out --route".to_owned());
+        }
+        if self.route == Route::Leader && self.batch.is_some() {
+            return Err("--route leader is for single calls: a batch has many leaders".to_owned());
+        }
+        match self.batch {
+            Some(size) if etcd && size > MAX_TXN_OPERATIONS => Err(format!(
+                "--batch {size}: etcd takes at most {MAX_TXN_OPERATIONS} operations in a call"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// How long each phase runs before it is measured.
     pub fn warm_up(&self) -> Duration {
         WARM_UP.min(self.duration / 10)
@@ -133,6 +166,8 @@ pub enum Target {
     /// A RaftKV cluster with the default plugin.
     #[default]
     Raftkv,
+    /// An etcd cluster.
+    Etcd,
 }
 
 impl Target {
@@ -140,6 +175,47 @@ impl Target {
     pub fn name(self) -> &'static str {
         match self {
             Self::Raftkv => "raftkv",
+            Self::Etcd => "etcd",
+        }
+    }
+}
+
+/// How calls get to a RaftKV cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Via {
+    /// Each as a gRPC call of its own, like any gRPC client's.
+    #[default]
+    Unary,
+    /// Through RaftKV's client library, which all callers share.
+    Client,
+}
+
+impl Via {
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unary => "unary",
+            Self::Client => "client",
+        }
+    }
+}
+
+/// Which node a unary call goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Route {
+    /// The caller's node, whatever the key.
+    #[default]
+    Any,
+    /// The node that leads the key's shard.
+    Leader,
+}
+
+impl Route {
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Leader => "leader",
         }
     }
 }
@@ -269,11 +345,27 @@ mod tests {
             ("--duration=0s", "above zero"),
             ("--ops=put,fly", "possible values: put, get, mixed"),
             ("--endpoints=https://localhost:1", "only http"),
-            ("--target=mystore", "possible values: raftkv"),
+            ("--target=mystore", "possible values: raftkv, etcd"),
+            ("--via=post", "possible values: unary, client"),
         ] {
             let message = parse([argument]).unwrap_err();
             assert!(message.contains(reason), "{argument}: {message}");
         }
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused_with_the_reason() {
+        for (arguments, reason) in [
+            (["--target=etcd", "--via=client"], "leave it out for etcd"),
+            (["--target=etcd", "--route=leader"], "has one leader"),
+            (["--target=etcd", "--batch=129"], "at most 128"),
+            (["--route=leader", "--via=client"], "leave out --route"),
+            (["--route=leader", "--batch=2"], "many leaders"),
+        ] {
+            let message = parse(arguments).unwrap().check().unwrap_err();
+            assert!(message.contains(reason), "{arguments:?}: {message}");
+        }
+        assert_eq!(parse(["--target=etcd", "--batch=128"]).unwrap().check(), Ok(()));
     }
 
     #[test]

@@ -26,7 +26,7 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(10);
 /// Calls in flight while the keys are loaded, the size of each, and how often
 /// each is tried.
 const LOAD_CALLS: usize = 16;
-const LOAD_CALL_OPERATIONS: usize = 256;
+const LOAD_CALL_OPERATIONS: usize = 128;
 const LOAD_CALL_BYTES: usize = 1 << 20;
 const LOAD_ATTEMPTS: usize = 5;
 
@@ -55,13 +55,13 @@ pub async fn run_phase(args: &Args, phase: Phase, cluster: &Cluster) -> Tally {
     // One for all callers of a connection: a histogram for each would crowd the
     // caches, and one for all would be fought over.
     let tallies: Vec<Arc<Mutex<Tally>>> =
-        cluster.connections.iter().map(|_| Arc::new(Mutex::new(Tally::new()))).collect();
+        (0..cluster.connections()).map(|_| Arc::new(Mutex::new(Tally::new()))).collect();
     let start = Instant::now() + args.warm_up();
     let window = Window { start, end: start + args.duration };
     let mut callers = JoinSet::new();
     for caller in 0..args.concurrency {
         let caller = Caller {
-            connection: cluster.connection_of(caller).clone(),
+            connection: cluster.connection_of(caller),
             operations: workload.of_caller(caller),
             batch: args.batch,
             window,
@@ -115,7 +115,7 @@ pub async fn load_keys(args: &Args, cluster: &Cluster) -> Result<(), CannotLoad>
     let calls = (0..args.keys).step_by(size).enumerate().map(|(call, first)| {
         let numbers = first..args.keys.min(first + size);
         let puts: Vec<Operation> = numbers.map(|number| operations.put(number as u64)).collect();
-        Ok(load_some(cluster.connection_of(call).clone(), puts))
+        Ok(load_some(cluster.any_connection(call), puts))
     });
     stream::iter(calls).try_buffer_unordered(LOAD_CALLS).try_collect().await
 }

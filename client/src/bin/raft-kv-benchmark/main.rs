@@ -25,11 +25,13 @@ use tokio::runtime::Builder;
 
 use args::{Args, Output};
 use report::{Figures, Setup};
-use target::{CannotLoad, Cluster, Unreachable};
+use target::{CannotLoad, Cluster, NoLeaders, Unreachable};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The exit code of arguments that do not go together.
+const BAD_USAGE: u8 = 2;
 /// The exit code of a run without useful figures.
 const FAILED: u8 = 3;
 
@@ -40,6 +42,8 @@ enum Failure {
     Unreachable(#[from] Unreachable),
     #[error(transparent)]
     CannotLoad(#[from] CannotLoad),
+    #[error(transparent)]
+    NoLeaders(#[from] NoLeaders),
     #[error("every {0} failed: see the errors in the report")]
     NothingDone(&'static str),
     #[error("cannot start the runtime: {0}")]
@@ -57,6 +61,10 @@ impl Failure {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Err(reason) = args.check() {
+        say(&format!("error: {reason}"));
+        return ExitCode::from(BAD_USAGE);
+    }
     match start(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
@@ -78,7 +86,7 @@ fn start(args: &Args) -> Result<(), Failure> {
 
 /// Runs the phases one after the other and writes their figures to `out`.
 async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
-    let cluster = Cluster::connect(args).await?;
+    let mut cluster = Cluster::connect(args).await?;
     for (endpoint, reason) in &cluster.unreachable {
         say(&format!("{endpoint} is left out: it does not answer ({reason})"));
     }
@@ -94,6 +102,7 @@ async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
             say(&format!("loading {} keys", args.keys));
             load::load_keys(args, &cluster).await?;
         }
+        cluster.begin_phase().await?;
         let tally = load::run_phase(args, *phase, &cluster).await;
         let figures = Figures::new(*phase, args.duration, tally);
         if args.output == Output::Text {

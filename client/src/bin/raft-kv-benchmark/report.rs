@@ -6,7 +6,7 @@ use raft_kv_client::Endpoint;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    args::{Args, Phase},
+    args::{Args, Phase, Route, Via},
     tally::Tally,
     target::Cluster,
 };
@@ -29,11 +29,8 @@ pub struct Setup<'a> {
 impl<'a> Setup<'a> {
     /// What `args` make of `cluster`.
     pub fn new(args: &'a Args, cluster: &Cluster) -> Self {
-        let answers = |endpoint: &&Endpoint| {
-            cluster.unreachable.iter().all(|(unreachable, _)| unreachable != *endpoint)
-        };
-        let endpoints = args.endpoints.iter().filter(answers).map(Endpoint::to_string).collect();
-        Self { args, endpoints, connections: cluster.connections.len() }
+        let endpoints = cluster.endpoints.iter().map(Endpoint::to_string).collect();
+        Self { args, endpoints, connections: cluster.connections() }
     }
 }
 
@@ -91,6 +88,15 @@ fn milliseconds(micros: f64) -> f64 {
     micros.round() / 1000.0
 }
 
+/// How calls get there, if in a way of its own.
+fn way(args: &Args) -> &'static str {
+    match (args.via, args.route) {
+        (Via::Client, _) => " through the client library",
+        (_, Route::Leader) => ", each call to its key's leader,",
+        _ => "",
+    }
+}
+
 /// What comes before the figures: what they are of, and the head of the table.
 pub fn heading(setup: &Setup<'_>) -> String {
     let args = setup.args;
@@ -99,9 +105,10 @@ pub fn heading(setup: &Setup<'_>) -> String {
         Some(size) => format!("{size} operations a call"),
     };
     format!(
-        "{} at {}\nconcurrency {}, connections {}, {call}, {} keys, values of {} bytes\n\
+        "{}{} at {}\nconcurrency {}, connections {}, {call}, {} keys, values of {} bytes\n\
          {:?} a phase after {:?} of warm-up; latencies of calls in milliseconds\n\n{}",
         args.target.name(),
+        way(args),
         setup.endpoints.join(", "),
         args.concurrency,
         setup.connections,
@@ -160,6 +167,8 @@ pub fn json(setup: &Setup<'_>, phases: &[Figures]) -> Value {
     let args = setup.args;
     json!({
         "target": args.target.name(),
+        "via": args.via.name(),
+        "route": args.route.name(),
         "endpoints": setup.endpoints,
         "concurrency": args.concurrency,
         "connections": setup.connections,

@@ -1,38 +1,39 @@
-//! The cluster under load: connections to its nodes, and calls over them.
+//! What is under load: connections to a cluster of RaftKV or etcd, and calls over
+//! them.
 //!
-//! Calls are those of any gRPC client, without retries, redirects or coalescing:
-//! what a node answers is what is counted.
+//! `channels` makes HTTP/2 connections, the same for both. Calls over them go out
+//! as those of any gRPC client (`unary` to any node of RaftKV, `leaders` to the
+//! one that leads the key's shard, `etcd`), or through RaftKV's own client library
+//! (`library`). Whatever the kind, an [`Answer`] says what became of a call.
+
+mod channels;
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(not(feature = "etcd"))]
+#[path = "target/no_etcd.rs"]
+mod etcd;
+mod leaders;
+mod library;
+mod unary;
 
 use std::{error::Error, time::Duration};
 
-use futures::future::join_all;
 use raft_kv_client::Endpoint;
-use raft_kv_proto::{
-    detail_of,
-    v1::{
-        self, error_detail::Detail, kv_client::KvClient, operation::Operation as WireOperation,
-        operation_result::Result as WireResult,
-    },
-};
 use tokio::time::timeout;
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint as Transport},
+
+pub use channels::Unreachable;
+pub use leaders::NoLeaders;
+
+use crate::{
+    args::{Args, Route, Target, Via},
+    workload::Operation,
 };
-
-use crate::{args::Args, workload::Operation};
-
-/// Room for many calls in flight before the sender waits for the receiver.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
-
-/// No endpoint answers.
-#[derive(Debug, thiserror::Error)]
-#[error("no node answers at {endpoints}: is it running? ({reason})")]
-pub struct Unreachable {
-    endpoints: String,
-    reason: String,
-}
+use channels::Channels;
+use etcd::Etcd;
+pub use etcd::MAX_TXN_OPERATIONS;
+use leaders::{Leaders, ToLeaders};
+use library::Library;
+use unary::Unary;
 
 /// The keys to be read could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -42,10 +43,14 @@ pub struct CannotLoad(pub String);
 /// The nodes that answer, and connections to them.
 #[derive(Debug)]
 pub struct Cluster {
-    /// As many to each endpoint as asked for, the endpoints taking turns.
-    pub connections: Vec<Connection>,
+    /// The endpoints that answer; all of them if the client library sees to that.
+    pub endpoints: Vec<Endpoint>,
     /// The endpoints that do not answer, and why.
     pub unreachable: Vec<(Endpoint, String)>,
+    /// What callers take turns in.
+    connections: Vec<Connection>,
+    /// What they use instead, if each call goes to its key's leader.
+    leaders: Option<Leaders>,
 }
 
 impl Cluster {
@@ -54,60 +59,95 @@ impl Cluster {
     /// # Errors
     /// If no endpoint answers within the timeout of a call.
     pub async fn connect(args: &Args) -> Result<Self, Unreachable> {
-        let first = args.endpoints.iter().map(|endpoint| connect(endpoint, args.timeout));
-        let mut channels = Vec::new();
-        let mut answering = Vec::new();
-        let mut unreachable = Vec::new();
-        for (endpoint, result) in args.endpoints.iter().zip(join_all(first).await) {
-            match result {
-                Ok(channel) => {
-                    channels.push(channel);
-                    answering.push(endpoint);
-                }
-                Err(error) => unreachable.push((endpoint.clone(), root(&error))),
-            }
-        }
-        if answering.is_empty() {
-            let endpoints: Vec<String> = args.endpoints.iter().map(Endpoint::to_string).collect();
-            let reason = unreachable.into_iter().next().map(|(_, reason)| reason);
-            return Err(Unreachable {
-                endpoints: endpoints.join(", "),
-                reason: reason.unwrap_or_default(),
+        if args.via == Via::Client {
+            let library = Library::connect(args).await?;
+            return Ok(Self {
+                endpoints: args.endpoints.clone(),
+                unreachable: Vec::new(),
+                connections: vec![Connection::Library(library)],
+                leaders: None,
             });
         }
-        let wanted = args.concurrency.min(answering.len() * args.connections);
-        channels.truncate(wanted);
-        for place in channels.len()..wanted {
-            let endpoint = answering[place % answering.len()];
-            match connect(endpoint, args.timeout).await {
-                Ok(channel) => channels.push(channel),
-                Err(error) => {
-                    let (endpoints, reason) = (endpoint.to_string(), root(&error));
-                    return Err(Unreachable { endpoints, reason });
-                }
-            }
+        if args.target == Target::Etcd {
+            return Self::connect_to_etcd(args).await;
         }
-        let connection = |channel| Connection::new(channel, args.timeout);
-        Ok(Self { connections: channels.into_iter().map(connection).collect(), unreachable })
+        let Channels { channels, answering, unreachable } = Channels::connect(args).await?;
+        let leaders = (args.route == Route::Leader).then(|| Leaders::new(&channels, args));
+        let unary = |channel| Connection::Unary(Unary::new(channel, args.timeout));
+        let connections = channels.into_iter().map(unary).collect();
+        Ok(Self { endpoints: answering, unreachable, connections, leaders })
     }
 
-    /// The connection that a caller uses.
-    pub fn connection_of(&self, caller: usize) -> &Connection {
-        &self.connections[caller % self.connections.len()]
+    /// As many connections to each endpoint, the endpoints taking turns.
+    async fn connect_to_etcd(args: &Args) -> Result<Self, Unreachable> {
+        let wanted = args.concurrency.min(args.endpoints.len() * args.connections);
+        let mut connections = Vec::new();
+        for endpoint in args.endpoints.iter().cycle().take(wanted) {
+            connections.push(Connection::Etcd(Etcd::connect(endpoint, args).await?));
+        }
+        let endpoints = args.endpoints.clone();
+        Ok(Self { endpoints, unreachable: Vec::new(), connections, leaders: None })
+    }
+
+    /// Finds the leaders that calls are to be sent to, if they are.
+    ///
+    /// # Errors
+    /// If a shard has no leader, or one that cannot be reached.
+    pub async fn begin_phase(&mut self) -> Result<(), NoLeaders> {
+        match &mut self.leaders {
+            Some(leaders) => leaders.find().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The connection that a caller uses in a phase.
+    pub fn connection_of(&self, caller: usize) -> Connection {
+        match &self.leaders {
+            Some(leaders) => Connection::ToLeaders(leaders.connections_of(caller)),
+            None => self.any_connection(caller),
+        }
+    }
+
+    /// A connection that takes batches of whatever keys.
+    pub fn any_connection(&self, turn: usize) -> Connection {
+        self.connections[turn % self.connections.len()].clone()
+    }
+
+    /// How many connections the callers are spread over.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
     }
 }
 
-async fn connect(
-    endpoint: &Endpoint,
-    connect_timeout: Duration,
-) -> Result<Channel, tonic::transport::Error> {
-    Transport::from_shared(endpoint.url())?
-        .connect_timeout(connect_timeout)
-        .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .connect()
-        .await
+/// A way to send calls, which its clones share.
+#[derive(Clone, Debug)]
+pub enum Connection {
+    Unary(Unary),
+    ToLeaders(ToLeaders),
+    Library(Library),
+    Etcd(Etcd),
+}
+
+impl Connection {
+    /// Carries out one operation with a call of its own.
+    pub async fn single(&mut self, operation: Operation) -> Answer {
+        match self {
+            Self::Unary(unary) => unary.single(operation).await,
+            Self::ToLeaders(leaders) => leaders.single(operation).await,
+            Self::Library(library) => library.single(operation).await,
+            Self::Etcd(etcd) => etcd.single(operation).await,
+        }
+    }
+
+    /// Carries out many operations, of different keys, with one call.
+    pub async fn batch(&mut self, operations: Vec<Operation>) -> Answer {
+        match self {
+            Self::Unary(unary) => unary.batch(operations).await,
+            Self::ToLeaders(_) => unreachable!("a batch has no single leader: Args::check"),
+            Self::Library(library) => library.batch(operations).await,
+            Self::Etcd(etcd) => etcd.batch(operations).await,
+        }
+    }
 }
 
 /// What a call did.
@@ -131,134 +171,58 @@ pub struct Failure {
 }
 
 impl Answer {
-    fn failed(operations: usize, kind: impl Into<String>, message: impl Into<String>) -> Self {
-        let (kind, message) = (kind.into(), message.into());
-        let failure = Failure { kind, message, operations: operations as u64 };
-        Self { failures: vec![failure], ..Self::default() }
-    }
-
-    fn got(&mut self, response: &v1::GetResponse) {
+    /// Counts a put.
+    fn put(&mut self) {
         self.done += 1;
-        self.missing += u64::from(!response.found);
+    }
+
+    /// Counts a get, of a key that exists or not.
+    fn got(&mut self, found: bool) {
+        self.done += 1;
+        self.missing += u64::from(!found);
+    }
+
+    /// Counts an operation of a batch that failed for a reason of its own.
+    fn refused(&mut self, broken: Broken) {
+        self.failures.push(broken.into_failure(1));
     }
 }
 
-/// An HTTP/2 connection to a node, which its clones share.
-#[derive(Clone, Debug)]
-pub struct Connection {
-    client: KvClient<Channel>,
-    timeout: Duration,
+/// Why a whole call failed, or one of its operations; each kind of connection
+/// makes it of its own errors.
+#[derive(Debug)]
+struct Broken {
+    kind: String,
+    message: String,
 }
 
-impl Connection {
-    fn new(channel: Channel, timeout: Duration) -> Self {
-        let client = KvClient::new(channel)
-            .max_decoding_message_size(usize::MAX)
-            .max_encoding_message_size(usize::MAX);
-        Self { client, timeout }
+impl Broken {
+    fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind: kind.into(), message: message.into() }
     }
 
-    /// Carries out one operation with a call of its own.
-    pub async fn single(&mut self, operation: Operation) -> Answer {
-        let call = async {
-            let mut answer = Answer::default();
-            match operation {
-                Operation::Put { key, value } => {
-                    let put = v1::PutRequest { key, value, expected_version: None, once: None };
-                    self.client.put(put).await?;
-                    answer.done += 1;
-                }
-                Operation::Get { key } => {
-                    let get =
-                        v1::GetRequest { key, consistency: v1::Consistency::Linearizable.into() };
-                    answer.got(self.client.get(get).await?.get_ref());
-                }
-            }
-            Ok(answer)
-        };
-        within(self.timeout, 1, call).await
+    fn into_failure(self, operations: usize) -> Failure {
+        Failure { kind: self.kind, message: self.message, operations: operations as u64 }
     }
+}
 
-    /// Carries out many operations with one call.
-    pub async fn batch(&mut self, operations: Vec<Operation>) -> Answer {
-        let count = operations.len();
-        let operations = operations.into_iter().map(to_wire).collect();
-        let call = async {
-            let response = self.client.batch(v1::BatchRequest { operations }).await?;
-            Ok(from_results(count, response.into_inner().results))
-        };
-        within(self.timeout, count, call).await
-    }
+/// The answer to a call of so many operations.
+fn answer_of(operations: usize, result: Result<Answer, Broken>) -> Answer {
+    result.unwrap_or_else(|broken| Answer {
+        failures: vec![broken.into_failure(operations)],
+        ..Answer::default()
+    })
 }
 
 /// The answer to a call of so many operations, if there is one in time.
 async fn within(
     limit: Duration,
     operations: usize,
-    call: impl Future<Output = Result<Answer, Status>>,
+    call: impl Future<Output = Result<Answer, Broken>>,
 ) -> Answer {
-    match timeout(limit, call).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(status)) => match status.source() {
-            // A node's status has no source: this one was made on this side.
-            Some(source) => Answer::failed(operations, "Connection", root(source)),
-            None => {
-                let kind = kind(status.code(), detail_of(&status).as_ref());
-                Answer::failed(operations, kind, status.message())
-            }
-        },
-        Err(_) => Answer::failed(operations, "Timeout", format!("no answer within {limit:?}")),
-    }
-}
-
-fn to_wire(operation: Operation) -> v1::Operation {
-    let operation = match operation {
-        Operation::Put { key, value } => {
-            WireOperation::Put(v1::PutRequest { key, value, expected_version: None, once: None })
-        }
-        Operation::Get { key } => WireOperation::Get(v1::GetRequest {
-            key,
-            consistency: v1::Consistency::Linearizable.into(),
-        }),
-    };
-    v1::Operation { operation: Some(operation) }
-}
-
-fn from_results(count: usize, results: Vec<v1::OperationResult>) -> Answer {
-    if results.len() != count {
-        let message = format!("{} results for {count} operations", results.len());
-        return Answer::failed(count, "BadResponse", message);
-    }
-    let mut answer = Answer::default();
-    for result in results {
-        match result.result {
-            Some(WireResult::Put(_) | WireResult::Delete(_)) => answer.done += 1,
-            Some(WireResult::Get(response)) => answer.got(&response),
-            Some(WireResult::Error(error)) => {
-                let detail = error.detail.and_then(|detail| detail.detail);
-                let kind = kind(Code::from(error.code), detail.as_ref());
-                answer.failures.push(Failure { kind, message: error.message, operations: 1 });
-            }
-            None => {
-                let (kind, message) = ("BadResponse".to_owned(), "a result of nothing".to_owned());
-                answer.failures.push(Failure { kind, message, operations: 1 });
-            }
-        }
-    }
-    answer
-}
-
-/// The name of a failure that a node reported.
-fn kind(code: Code, detail: Option<&Detail>) -> String {
-    match detail {
-        Some(Detail::NotLeader(_)) => "NotLeader".to_owned(),
-        Some(Detail::StaleRouting(_)) => "StaleRouting".to_owned(),
-        Some(Detail::ShardUnavailable(_)) => "ShardUnavailable".to_owned(),
-        Some(Detail::PluginError(_)) => "PluginError".to_owned(),
-        Some(Detail::InvalidArgument(_)) => "InvalidArgument".to_owned(),
-        Some(Detail::ResourceExhausted(_)) => "ResourceExhausted".to_owned(),
-        None => format!("{code:?}"),
-    }
+    let in_time = timeout(limit, call).await;
+    let late = || Err(Broken::new("Timeout", format!("no answer within {limit:?}")));
+    answer_of(operations, in_time.unwrap_or_else(|_| late()))
 }
 
 /// What the first cause of an error says.

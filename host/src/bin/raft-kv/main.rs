@@ -44,8 +44,11 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let runtime =
-        Builder::new_multi_thread().enable_all().thread_stack_size(THREAD_STACK_BYTES).build();
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(settings.server_threads)
+        .thread_stack_size(THREAD_STACK_BYTES)
+        .build();
     match runtime {
         Ok(runtime) => {
             let code = start(&runtime, settings);

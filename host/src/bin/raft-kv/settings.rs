@@ -76,11 +76,19 @@ struct File {
     peers: BTreeMap<String, String>,
     log: Option<String>,
     #[serde(default)]
+    server: Server,
+    #[serde(default)]
     limits: Limits,
     #[serde(default)]
     storage: Storage,
     #[serde(default)]
     raft: Raft,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Server {
+    threads: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -115,6 +123,8 @@ pub struct Settings {
     pub node: NodeConfig,
     /// What to log.
     pub log: String,
+    /// Threads for connections and requests.
+    pub server_threads: usize,
 }
 
 impl Settings {
@@ -157,7 +167,8 @@ impl Settings {
             raft: raft(&file.raft)?,
         };
         let log = arguments.log.or(file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned());
-        Ok(Settings { node, log })
+        let server_threads = server_threads(&file.server, &node.raft)?;
+        Ok(Settings { node, log, server_threads })
     }
 }
 
@@ -195,6 +206,17 @@ fn split_address(address: &str) -> Result<(String, u16), String> {
         return Err(wrong());
     }
     Ok((host.to_owned(), port))
+}
+
+/// Unless it is said otherwise, the cores that the groups' own threads leave: more
+/// threads than cores cost more in changes between them than they are worth.
+fn server_threads(file: &Server, raft: &raft_lite::Config) -> Result<usize, String> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match file.threads {
+        Some(0) => Err("server: threads must be above 0".to_owned()),
+        Some(threads) => Ok(threads),
+        None => Ok(cores.saturating_sub(raft.workers + raft.appliers).max(1)),
+    }
 }
 
 fn limits(file: &Limits) -> Result<RequestLimits, String> {
