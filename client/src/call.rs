@@ -53,11 +53,16 @@ enum Next<'a> {
 }
 
 /// The pauses between attempts.
-struct Waits(Duration);
+pub(crate) struct Waits(Duration);
 
 impl Waits {
+    /// The first is none.
+    pub fn new() -> Self {
+        Self(Duration::ZERO)
+    }
+
     /// Waits, unless the deadline would pass meanwhile.
-    async fn wait(&mut self, deadline: Instant) -> bool {
+    pub async fn wait(&mut self, deadline: Instant) -> bool {
         if Instant::now() + self.0 >= deadline {
             return false;
         }
@@ -94,11 +99,11 @@ impl Cluster {
     /// another attempt cannot mend, or the request timeout is over. A write has to
     /// carry what makes it take effect once.
     pub async fn ask(self: &Arc<Self>, key: &[u8], request: Request) -> Result<Answer> {
-        let deadline = Instant::now() + self.request_timeout;
+        let deadline = self.deadline();
         let leader = self.routing.leader(key).and_then(|leader| self.pool.node(&leader).ok());
         let mut direct = leader.is_some();
         let mut node = leader.unwrap_or_else(|| self.pool.preferred());
-        let mut waits = Waits(Duration::ZERO);
+        let mut waits = Waits::new();
         let mut maybe_done = false;
         loop {
             let until = deadline.min(Instant::now() + self.attempt_timeout());
@@ -136,14 +141,21 @@ impl Cluster {
         }
     }
 
-    /// The error of a request, given whether an attempt may have had an effect.
-    fn verdict(&self, error: Error, maybe_done: bool) -> Error {
-        let after = self.request_timeout;
+    /// The error of a request, given whether an attempt may have had an effect: then
+    /// none may claim that there was none.
+    pub fn verdict(&self, error: Error, maybe_done: bool) -> Error {
         match error {
-            Error::Timeout { endpoint, .. } => Error::Timeout { endpoint, after },
-            // An earlier attempt's outcome is forgotten by now.
-            Error::InvalidArgument { field, .. } if maybe_done && field == "not_after" => {
-                Error::Timeout { endpoint: "the cluster".to_owned(), after }
+            Error::Timeout { endpoint, .. } => {
+                Error::Timeout { endpoint, after: self.request_timeout }
+            }
+            Error::NotLeader { .. }
+            | Error::Connect { .. }
+            | Error::ResourceExhausted { .. }
+            | Error::InvalidArgument { .. }
+                if maybe_done =>
+            {
+                let message = format!("{error}; an earlier attempt may have taken effect");
+                Error::Unavailable { message }
             }
             error => error,
         }
@@ -155,34 +167,35 @@ impl Cluster {
         tokio::spawn(async move { cluster.routing.refresh(&cluster.pool, mark).await });
     }
 
-    /// Makes a call until it is answered, it fails in a way that another attempt
-    /// cannot mend, or the request timeout is over. All its writes have to carry
-    /// what makes them take effect once.
-    pub async fn call<Q, A, S, F>(&self, request: Q, send: S) -> Result<A>
-    where
-        Q: Clone,
-        S: Fn(Channel, Q) -> F,
-        F: Future<Output = Result<Response<A>, Status>>,
-    {
-        let (_, answer) = self.call_with_node(request, send).await?;
-        Ok(answer)
+    /// Until when a request that begins now may take.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.request_timeout
     }
 
-    /// [`Cluster::call`] that also gives the node that answered.
-    pub async fn call_with_node<Q, A, S, F>(&self, request: Q, send: S) -> Result<(Node, A)>
+    /// Makes a call until it is answered, it fails in a way that another attempt
+    /// cannot mend, or the deadline is over. All its writes have to carry what makes
+    /// them take effect once.
+    pub async fn call<Q, A, S, F>(
+        &self,
+        deadline: Instant,
+        request: Q,
+        send: S,
+    ) -> Result<Called<A>>
     where
         Q: Clone,
         S: Fn(Channel, Q) -> F,
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let deadline = Instant::now() + self.request_timeout;
         let mut node = self.pool.preferred();
-        let mut waits = Waits(Duration::ZERO);
+        let mut waits = Waits::new();
+        let mut maybe_done = false;
         loop {
             let until = deadline.min(Instant::now() + 2 * self.attempt_timeout());
             let answer = timeout_at(until, send(node.channel.clone(), request.clone())).await;
             let error = match answer {
-                Ok(Ok(answer)) => return Ok((node, answer.into_inner())),
+                Ok(Ok(answer)) => {
+                    return Ok(Called { node, answer: answer.into_inner(), maybe_done });
+                }
                 Ok(Err(status)) => Error::from_call(status, &node.endpoint),
                 Err(_) => Error::Timeout {
                     endpoint: node.endpoint.to_string(),
@@ -190,18 +203,34 @@ impl Cluster {
                 },
             };
             match next(&error) {
-                Next::GiveUp => return Err(error),
+                Next::GiveUp => return Err(self.verdict(error, maybe_done)),
                 Next::AskAgain => {}
                 Next::Ask(address) => {
                     node = self.pool.at(address).unwrap_or_else(|_| self.pool.after(&node));
                 }
                 Next::AskAnother => node = self.pool.after(&node),
             }
+            maybe_done |= may_have_effect(&error);
             if !waits.wait(deadline).await {
-                return Err(error);
+                return Err(self.verdict(error, maybe_done));
             }
         }
     }
+}
+
+/// A call that was answered.
+pub(crate) struct Called<A> {
+    /// Who answered.
+    pub node: Node,
+    pub answer: A,
+    /// An earlier attempt may have had an effect.
+    pub maybe_done: bool,
+}
+
+/// Whether another attempt may mend what went wrong with one operation of many.
+/// What the node has no room for is not sent again at once with all the rest.
+pub(crate) fn is_worth_resending(error: &Error) -> bool {
+    !matches!(error, Error::ResourceExhausted { .. }) && !matches!(next(error), Next::GiveUp)
 }
 
 /// What to do about `error`.
@@ -220,6 +249,6 @@ fn next(error: &Error) -> Next<'_> {
 }
 
 /// Whether an attempt that failed so may have had an effect.
-fn may_have_effect(error: &Error) -> bool {
+pub(crate) fn may_have_effect(error: &Error) -> bool {
     matches!(error, Error::Unavailable { .. } | Error::Timeout { .. } | Error::Other(_))
 }

@@ -10,7 +10,7 @@ use raft_kv_proto::v1::{
 use tonic::transport::Channel;
 
 use crate::{
-    call::Cluster,
+    call::{Cluster, Waits, is_worth_resending, may_have_effect},
     channel::Pool,
     endpoint::{Endpoint, IntoEndpoints},
     error::{Error, Result},
@@ -22,7 +22,7 @@ use crate::{
 
 /// Above the largest message that a server sends or takes: several of the
 /// largest values, or a page of a scan, and their overhead.
-const MAX_MESSAGE_BYTES: usize = 72 << 20;
+pub(crate) const MAX_MESSAGE_BYTES: usize = 72 << 20;
 
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -195,19 +195,42 @@ impl RaftKVClient {
             operation.into_wire(once)
         });
         let request = v1::BatchRequest { operations: operations.collect() };
-        let batch = |channel, request| async move { kv(channel).batch(request).await };
-        let results = self.cluster.call(request, batch).await?.results;
-        if results.len() != comparisons.len() {
-            let message = format!("{} of {} operations", results.len(), comparisons.len());
+        let outcomes = self.send_batch(request).await?;
+        if outcomes.len() != comparisons.len() {
+            let message = format!("{} of {} operations", outcomes.len(), comparisons.len());
             return Err(Error::BadResponse { message });
         }
-        let outcomes = results.into_iter().zip(comparisons);
+        let outcomes = outcomes.into_iter().zip(comparisons);
         Ok(outcomes
-            .map(|(result, comparison)| match Outcome::from_result(result) {
+            .map(|(outcome, comparison)| match outcome {
                 Err(error) if comparison => Err(error.of_comparison()),
                 outcome => outcome,
             })
             .collect())
+    }
+
+    /// Sends a batch, and all of it again as long as that may mend a part that
+    /// failed: what took effect does not take effect again, and the order is kept.
+    async fn send_batch(&self, request: v1::BatchRequest) -> Result<Vec<Result<Outcome>>> {
+        let deadline = self.cluster.deadline();
+        let mut waits = Waits::new();
+        let mut maybe_done = false;
+        loop {
+            let batch = |channel, request| async move { kv(channel).batch(request).await };
+            let called = self.cluster.call(deadline, request.clone(), batch).await?;
+            maybe_done |= called.maybe_done;
+            let results = called.answer.results.into_iter();
+            let outcomes: Vec<Result<Outcome>> = results.map(Outcome::from_result).collect();
+            let failed = |outcome: &Result<Outcome>, wanted: fn(&Error) -> bool| {
+                outcome.as_ref().is_err_and(wanted)
+            };
+            let mendable = outcomes.iter().any(|outcome| failed(outcome, is_worth_resending));
+            maybe_done |= outcomes.iter().any(|outcome| failed(outcome, may_have_effect));
+            if !mendable || !waits.wait(deadline).await {
+                let verdict = |error| self.cluster.verdict(error, maybe_done);
+                return Ok(outcomes.into_iter().map(|o| o.map_err(verdict)).collect());
+            }
+        }
     }
 
     /// Runs a command of the cluster's plugin on every replica of the shard that
@@ -244,7 +267,8 @@ impl RaftKVClient {
     pub async fn status(&self) -> Result<v1::StatusResponse> {
         let status = |channel, request| async move { admin(channel).status(request).await };
         let request = v1::StatusRequest {};
-        self.cluster.call(request, status).await
+        let deadline = self.cluster.deadline();
+        Ok(self.cluster.call(deadline, request, status).await?.answer)
     }
 }
 

@@ -29,7 +29,7 @@ use tonic::{Status, metadata::MetadataValue};
 
 use crate::{
     channel::Node,
-    client::machine,
+    client::{MAX_MESSAGE_BYTES, machine},
     endpoint::Endpoint,
     error::{Error, Result},
 };
@@ -68,6 +68,12 @@ impl Pipelines {
         request: Request,
         deadline: Instant,
     ) -> Result<Answer> {
+        let length = request.encoded_len();
+        if length > MAX_MESSAGE_BYTES {
+            // It must not break the stream for all others.
+            let message = format!("{length} bytes, at most {MAX_MESSAGE_BYTES} can be sent");
+            return Err(Error::InvalidArgument { field: "request".to_owned(), message });
+        }
         let pipeline = self.to(node, direct);
         let tag = pipeline.next_tag.fetch_add(1, Ordering::Relaxed);
         let place = Place { callers: &pipeline.callers, tag };
@@ -165,7 +171,11 @@ async fn run(
 ) {
     let error = match exchange(&node, direct, requests, &callers).await {
         Ok(()) => broken(&node.endpoint, "the node ended it"),
-        Err(status) => Error::from_call(status, &node.endpoint),
+        Err(status) => match Error::from_call(status, &node.endpoint) {
+            error @ (Error::Connect { .. } | Error::Unavailable { .. }) => error,
+            // Whatever the stream failed of, of each request the outcome is unknown.
+            error => broken(&node.endpoint, &error.to_string()),
+        },
     };
     callers.fail(&error);
 }

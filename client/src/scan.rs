@@ -153,7 +153,8 @@ impl Pages {
         self.request.limit = self.remaining.unwrap_or(0);
         let scan = |channel, request| async move { kv(channel).scan(request).await };
         let request = self.request.clone();
-        let (node, pages) = self.cluster.call_with_node(request, scan).await?;
+        let called = self.cluster.call(self.cluster.deadline(), request, scan).await?;
+        let (node, pages) = (called.node, called.answer);
         Ok(Call { endpoint: node.endpoint, pages, cursor: Bytes::new() })
     }
 

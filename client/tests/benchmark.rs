@@ -159,7 +159,7 @@ async fn a_node_that_never_answers_does_not_hold_the_run_up() {
 
 #[tokio::test]
 async fn bad_usage_is_exit_code_2() {
-    for arguments in ["--ops fly", "--batch 0", "--target etcd", "--timeout 5y"] {
+    for arguments in ["--ops fly", "--batch 0", "--target etcd --via client", "--timeout 5y"] {
         let ran = run("127.0.0.1:1", arguments).await;
         assert_eq!(ran.status.code(), Some(2), "{ran:?}");
     }

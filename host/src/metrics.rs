@@ -11,7 +11,7 @@ use prometheus::{
 };
 
 /// The kinds of operation that are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OperationKind {
     /// `Kv.Put`.
     Put,
@@ -21,9 +21,9 @@ pub enum OperationKind {
     Delete,
     /// `Kv.Scan`, once for each shard it reads.
     Scan,
-    /// A command through `StateMachine` or a batch.
+    /// A command for any plugin.
     Apply,
-    /// A query through `StateMachine` or a batch.
+    /// A query for any plugin.
     Query,
 }
 

@@ -197,9 +197,10 @@ impl Node {
     /// everything to the disk.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
         let Node { raft, network, storage, service, introduction, listener, .. } = self;
-        let peers = Arc::clone(&network);
+        let (peers, streams) = (Arc::clone(&network), Arc::clone(&service));
         let stop = async move {
             stop.await;
+            streams.stop();
             // Requests under way may need the other nodes for a moment.
             tokio::spawn(async move {
                 tokio::time::sleep(PEERS_STAY).await;

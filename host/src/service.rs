@@ -23,11 +23,11 @@ use std::{
 
 use bytes::Bytes;
 use raft_lite::{MultiRaft, NodeId};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{machine::Machine, metrics::Metrics, network::Network};
 
-pub use crate::storage::SlotRange;
+pub use crate::{metrics::OperationKind, storage::SlotRange};
 pub use batch::{KvKind, Operation, OperationReply};
 pub use checksum::Checksum;
 pub use error::{FailureKind, ServiceError};
@@ -141,6 +141,7 @@ pub struct Service {
     started: Instant,
     /// Bounds the reads that wait for threads of their own.
     long_reads: Semaphore,
+    stopping: watch::Sender<bool>,
 }
 
 /// What a service is made of.
@@ -179,6 +180,21 @@ impl Service {
             data_folder,
             started: Instant::now(),
             long_reads: Semaphore::new(MAX_LONG_READS),
+            stopping: watch::Sender::new(false),
+        }
+    }
+
+    /// The node takes no more requests on streams that would go on for ever.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Resolves when the node is to stop.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stopping = self.stopping.subscribe();
+        async move {
+            // Either way there is no more to come.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
         }
     }
 

@@ -25,14 +25,14 @@ const CRATES: [(&str, &str, &[&str]); 5] = [
 /// The rooms of the host, from the socket to the disk, and which others each may
 /// import from.
 const ROOMS: [(&str, &[&str]); 8] = [
-    ("api", &["service"]),
+    ("api", &["service", "network"]),
     ("admin", &["service"]),
-    ("service", &["machine", "storage", "wasm", "metrics"]),
+    ("service", &["machine", "storage", "wasm", "metrics", "network"]),
     ("machine", &["storage", "wasm"]),
     ("storage", &[]),
     ("wasm", &[]),
     ("metrics", &[]),
-    ("transport", &[]),
+    ("network", &[]),
 ];
 
 fn manifest(folder: &str) -> Table {

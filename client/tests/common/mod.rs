@@ -8,8 +8,8 @@ use std::{
     future::pending,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -21,7 +21,11 @@ use raft_kv_proto::{
         state_machine_server::StateMachineServer,
     },
 };
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Status, transport::Server};
 
@@ -43,9 +47,77 @@ pub struct Node {
     /// Given, one each, to the next requests instead of an answer.
     faults: Mutex<VecDeque<Status>>,
     requests: AtomicUsize,
+    /// What the writes carried, in the order they came.
+    writes: Mutex<Vec<v1::Once>>,
+    /// Streams opened so far, and routing tables given.
+    streams: AtomicUsize,
+    routings: AtomicUsize,
+    routing: Mutex<Option<v1::RoutingResponse>>,
+    breaks: AtomicBool,
+    /// Answers even what it would never answer.
+    never_hangs: AtomicBool,
+    stopping: watch::Sender<bool>,
+    itself: Mutex<Weak<Node>>,
 }
 
 impl Node {
+    /// What the writes carried, in the order they came.
+    pub fn writes(&self) -> Vec<v1::Once> {
+        self.writes.lock().unwrap().clone()
+    }
+
+    /// How many streams were opened.
+    pub fn streams(&self) -> usize {
+        self.streams.load(Ordering::SeqCst)
+    }
+
+    /// How often the routing table was asked for.
+    pub fn routings(&self) -> usize {
+        self.routings.load(Ordering::SeqCst)
+    }
+
+    /// Answers from now on that this address leads the only shard.
+    pub fn set_leader(&self, address: &str) {
+        let shard = v1::ShardRoute {
+            name: "shard_0".into(),
+            slots: vec![v1::SlotRange { start: 0, end: 256 }],
+            leader: "node".into(),
+            address: address.into(),
+        };
+        let routing = v1::RoutingResponse { slots: 256, shards: vec![shard], ..Default::default() };
+        *self.routing.lock().unwrap() = Some(routing);
+    }
+
+    /// Carries the next write out and breaks the stream instead of answering.
+    pub fn break_after_next_write(&self) {
+        self.breaks.store(true, Ordering::SeqCst);
+    }
+
+    /// Answers everything from now on.
+    pub fn never_hang(&self) {
+        self.never_hangs.store(true, Ordering::SeqCst);
+    }
+
+    /// A request to a key that is never answered does not return from here.
+    async fn hang_on(&self, key: &Bytes) {
+        if *key == HANGING_KEY && !self.never_hangs.load(Ordering::SeqCst) {
+            pending::<()>().await;
+        }
+    }
+
+    fn note(&self, once: Option<v1::Once>) {
+        self.writes.lock().unwrap().extend(once);
+    }
+
+    fn apply(&self, apply: v1::ApplyRequest) -> Result<v1::ApplyResponse, Status> {
+        self.note(apply.once);
+        if apply.command == "refuse" {
+            return Err(refused("as told".into()));
+        }
+        let response = [b"applied ", &apply.command[..]].concat().into();
+        Ok(v1::ApplyResponse { response })
+    }
+
     /// Fails the next requests with these.
     pub fn fail_next(&self, faults: impl IntoIterator<Item = Status>) {
         self.faults.lock().unwrap().extend(faults);
@@ -70,6 +142,7 @@ impl Node {
     }
 
     fn put(&self, put: v1::PutRequest) -> Result<v1::PutResponse, Status> {
+        self.note(put.once);
         if put.key.is_empty() {
             return Err(status_with_detail(
                 Code::InvalidArgument,
@@ -101,6 +174,7 @@ impl Node {
     }
 
     fn delete(&self, delete: &v1::DeleteRequest) -> v1::DeleteResponse {
+        self.note(delete.once);
         let existed = self.pairs.lock().unwrap().remove(&delete.key).is_some();
         v1::DeleteResponse { existed }
     }
@@ -160,13 +234,6 @@ pub fn not_leader(address: &str) -> Status {
     )
 }
 
-/// A request to a key that is never answered does not return from here.
-async fn hang_on(key: &Bytes) {
-    if *key == HANGING_KEY {
-        pending::<()>().await;
-    }
-}
-
 /// A running node.
 pub struct Running {
     pub node: Arc<Node>,
@@ -184,10 +251,13 @@ impl Running {
     /// Starts a node.
     pub async fn start_on(node: Arc<Node>, address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
+        *node.itself.lock().unwrap() = Arc::downgrade(&node);
+        node.stopping.send_replace(false);
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let kv = KvServer::from_arc(node.clone()).max_decoding_message_size(72 << 20);
-        let machine = StateMachineServer::from_arc(node.clone());
+        let machine =
+            StateMachineServer::from_arc(node.clone()).max_decoding_message_size(72 << 20);
         let server = Server::builder()
             .add_service(kv)
             .add_service(machine)
@@ -207,6 +277,7 @@ impl Running {
 
     /// Stops the node; gives what it held.
     pub async fn stop(self) -> Arc<Node> {
+        self.node.stopping.send_replace(true);
         self.stop.send(()).unwrap();
         self.task.await.unwrap();
         self.node

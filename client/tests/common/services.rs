@@ -1,7 +1,9 @@
 //! The gRPC services of the test node.
 
+use futures::{FutureExt, StreamExt, stream::BoxStream};
 use raft_kv_proto::v1::{
     admin_server::Admin, kv_server::Kv, operation::Operation, operation_result,
+    pipeline_request::Request as PipelineItem, pipeline_response,
     state_machine_server::StateMachine,
 };
 use tokio_stream::Iter;
@@ -15,13 +17,13 @@ type Answer<T> = Result<Response<T>, Status>;
 impl Kv for Node {
     async fn put(&self, request: Request<v1::PutRequest>) -> Answer<v1::PutResponse> {
         self.begin()?;
-        hang_on(&request.get_ref().key).await;
+        self.hang_on(&request.get_ref().key).await;
         Node::put(self, request.into_inner()).map(Response::new)
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Answer<v1::GetResponse> {
         self.begin()?;
-        hang_on(&request.get_ref().key).await;
+        self.hang_on(&request.get_ref().key).await;
         Ok(Response::new(Node::get(self, request.get_ref())))
     }
 
@@ -47,13 +49,7 @@ impl Kv for Node {
                 Operation::Get(get) => Ok(Wire::Get(Node::get(self, &get))),
                 Operation::Delete(delete) => Ok(Wire::Delete(Node::delete(self, &delete))),
             };
-            let result = result.unwrap_or_else(|status| {
-                Wire::Error(v1::OperationError {
-                    code: status.code().into(),
-                    message: status.message().into(),
-                    detail: Some(v1::ErrorDetail { detail: raft_kv_proto::detail_of(&status) }),
-                })
-            });
+            let result = result.unwrap_or_else(|status| Wire::Error(operation_error(&status)));
             v1::OperationResult { result: Some(result) }
         });
         Ok(Response::new(v1::BatchResponse { results: results.collect() }))
@@ -64,12 +60,7 @@ impl Kv for Node {
 impl StateMachine for Node {
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
         self.begin()?;
-        let command = request.into_inner().command;
-        if command == "refuse" {
-            return Err(refused("as told".into()));
-        }
-        let response = [b"applied ", &command[..]].concat().into();
-        Ok(Response::new(v1::ApplyResponse { response }))
+        Node::apply(self, request.into_inner()).map(Response::new)
     }
 
     async fn query(&self, request: Request<v1::QueryRequest>) -> Answer<v1::QueryResponse> {
@@ -78,13 +69,76 @@ impl StateMachine for Node {
         Ok(Response::new(v1::QueryResponse { response }))
     }
 
-    type PipelineStream = Iter<std::vec::IntoIter<Result<v1::PipelineResponse, Status>>>;
+    type PipelineStream = BoxStream<'static, Result<v1::PipelineResponse, Status>>;
 
     async fn pipeline(
         &self,
-        _: Request<Streaming<v1::PipelineRequest>>,
+        request: Request<Streaming<v1::PipelineRequest>>,
     ) -> Answer<Self::PipelineStream> {
-        Err(Status::unimplemented("no pipelines"))
+        self.streams.fetch_add(1, Ordering::SeqCst);
+        let Some(node) = self.itself.lock().unwrap().upgrade() else {
+            return Err(Status::internal("the node is gone"));
+        };
+        let mut stopping = self.stopping.subscribe();
+        let answers = request.into_inner().map(move |request| {
+            let node = node.clone();
+            async move {
+                let v1::PipelineRequest { tag, request } = request?;
+                let result = match pipelined(&node, request.unwrap()).await {
+                    Ok(result) => result,
+                    Err(status) if status.code() == Code::Aborted => return Err(status),
+                    Err(status) => pipeline_response::Result::Error(operation_error(&status)),
+                };
+                Ok(v1::PipelineResponse { tag, result: Some(result) })
+            }
+        });
+        let over = async move { drop(stopping.wait_for(|stopping| *stopping).await) };
+        let answers = answers.buffer_unordered(1000).take_until(over.boxed());
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn routing(&self, _: Request<v1::RoutingRequest>) -> Answer<v1::RoutingResponse> {
+        self.routings.fetch_add(1, Ordering::SeqCst);
+        match self.routing.lock().unwrap().clone() {
+            Some(routing) => Ok(Response::new(routing)),
+            None => Err(Status::unimplemented("no routing")),
+        }
+    }
+}
+
+async fn pipelined(
+    node: &Node,
+    request: PipelineItem,
+) -> Result<pipeline_response::Result, Status> {
+    use pipeline_response::Result as Wire;
+    node.begin()?;
+    Ok(match request {
+        PipelineItem::Put(put) => {
+            node.hang_on(&put.key).await;
+            let response = node.put(put)?;
+            if node.breaks.swap(false, Ordering::SeqCst) {
+                return Err(Status::aborted("the stream breaks"));
+            }
+            Wire::Put(response)
+        }
+        PipelineItem::Get(get) => {
+            node.hang_on(&get.key).await;
+            Wire::Get(node.get(&get))
+        }
+        PipelineItem::Delete(delete) => Wire::Delete(node.delete(&delete)),
+        PipelineItem::Apply(apply) => Wire::Apply(node.apply(apply)?),
+        PipelineItem::Query(query) => {
+            let response = [b"asked ", &query.request[..]].concat().into();
+            Wire::Query(v1::QueryResponse { response })
+        }
+    })
+}
+
+fn operation_error(status: &Status) -> v1::OperationError {
+    v1::OperationError {
+        code: status.code().into(),
+        message: status.message().into(),
+        detail: Some(v1::ErrorDetail { detail: raft_kv_proto::detail_of(status) }),
     }
 }
 
@@ -125,5 +179,9 @@ impl Admin for Node {
             shards: vec![shard("shard_0", 0, 128), quarantined],
             ..Default::default()
         }))
+    }
+
+    async fn checksum(&self, _: Request<v1::ChecksumRequest>) -> Answer<v1::ChecksumResponse> {
+        Err(Status::unimplemented("no checksums"))
     }
 }

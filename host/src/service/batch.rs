@@ -13,6 +13,7 @@ use super::{
     CallOptions, Consistency, Once, Request, RequestKind, Service, ServiceError,
     kv::{Expected, Versioned, read_delete, read_get, read_put},
 };
+use crate::metrics::OperationKind;
 
 /// One operation of a batch.
 #[derive(Clone, Debug)]
@@ -143,6 +144,11 @@ impl Service {
     /// An operation as the shard's plugin is asked for it.
     pub fn request_of(&self, operation: &Operation) -> Result<Request, ServiceError> {
         let key = operation.key().clone();
+        let operation_kind = match operation.kind() {
+            KvKind::Put => OperationKind::Put,
+            KvKind::Get => OperationKind::Get,
+            KvKind::Delete => OperationKind::Delete,
+        };
         let (payload, kind, once) = match operation {
             Operation::Put { key, value, expected, once } => {
                 (self.put_command(key, value, *expected)?, RequestKind::Apply, *once)
@@ -154,7 +160,7 @@ impl Service {
                 (self.delete_command(key)?, RequestKind::Apply, *once)
             }
         };
-        Ok(Request { key, payload, kind, once })
+        Ok(Request { key, payload, kind, once, operation: operation_kind })
     }
 }
 

@@ -81,12 +81,16 @@ impl Service {
         options: CallOptions,
     ) -> Result<Vec<Reply>, ServiceError> {
         let deadline = Instant::now() + self.limits.timeout;
-        let mut replies = Vec::with_capacity(items.len());
+        let count = items.len();
+        let mut replies: Vec<Reply> = Vec::with_capacity(count);
         for commands in proposals(items.into_iter().map(command)) {
-            let count = commands.len();
             match self.propose_one(route, commands, deadline, options).await {
                 Ok(outcomes) => replies.extend(outcomes.into_iter().map(|o| reply(o, route))),
-                Err(error) => replies.extend((0..count).map(|_| Err(error.clone()))),
+                Err(error) => {
+                    // What comes after it must not take effect before it.
+                    replies.resize(count, Err(error));
+                    break;
+                }
             }
         }
         Ok(replies)

@@ -24,6 +24,8 @@ pub struct Request {
     pub kind: RequestKind,
     /// Of a command: told from itself when it is sent again.
     pub once: Option<Once>,
+    /// What it counts as.
+    pub operation: OperationKind,
 }
 
 /// What a request asks of the plugin.
@@ -56,6 +58,8 @@ pub struct ShardRequests {
     route: ShardRoute,
     places: Vec<usize>,
     items: Vec<Item>,
+    /// How many there are of each kind of operation.
+    counts: BTreeMap<OperationKind, u64>,
 }
 
 pub(super) type Reply = Result<Bytes, ServiceError>;
@@ -164,9 +168,10 @@ impl Service {
                     RequestKind::Query(Consistency::Stale) => 2,
                 };
                 let group = groups.entry((order, route.ordinal)).or_insert_with(|| {
-                    let (kind, route) = (request.kind, route.clone());
-                    ShardRequests { kind, route, places: vec![], items: vec![] }
+                    let (kind, route, counts) = (request.kind, route.clone(), BTreeMap::new());
+                    ShardRequests { kind, route, places: vec![], items: vec![], counts }
                 });
+                *group.counts.entry(request.operation).or_default() += 1;
                 group.places.push(place);
                 group.items.push(Item { slot, payload: request.payload, once: request.once });
                 Ok(())
@@ -185,14 +190,12 @@ impl Service {
         options: CallOptions,
     ) -> Vec<(usize, Result<Bytes, ServiceError>)> {
         let started = Instant::now();
-        let ShardRequests { kind, route, places, items } = group;
-        let operation = match kind {
-            RequestKind::Apply => OperationKind::Apply,
-            RequestKind::Query(_) => OperationKind::Query,
-        };
+        let ShardRequests { kind, route, places, items, counts } = group;
         let replies = self.run_on_shard(kind, &route, items, options).await;
-        let count = places.len() as u64;
-        self.metrics.observe(operation, route.ordinal, count, started.elapsed(), replies.is_ok());
+        let (took, succeeded) = (started.elapsed(), replies.is_ok());
+        for (operation, count) in counts {
+            self.metrics.observe(operation, route.ordinal, count, took, succeeded);
+        }
         match replies {
             Ok(replies) => places.into_iter().zip(replies).collect(),
             Err(error) => places.into_iter().map(|place| (place, Err(error.clone()))).collect(),

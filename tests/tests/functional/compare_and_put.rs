@@ -44,8 +44,12 @@ async fn a_version_is_gone_for_good_once_the_key_was_deleted() {
 async fn a_mismatch_is_a_failed_precondition_with_the_plugins_code() {
     let node = shared_node();
     let mut kv = grpc::kv(node.channel().await);
-    let request =
-        PutRequest { key: "compare/grpc".into(), value: "v".into(), expected_version: Some(12345) };
+    let request = PutRequest {
+        key: "compare/grpc".into(),
+        value: "v".into(),
+        expected_version: Some(12345),
+        once: None,
+    };
     let status = kv.put(request).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
     match grpc::detail(&status) {

@@ -44,6 +44,7 @@ impl Door {
                     key: key.to_vec().into(),
                     value: value.to_vec().into(),
                     expected_version: None,
+                    once: None,
                 };
                 grpc::kv(channel.clone()).put(request).await.unwrap();
             }
@@ -99,7 +100,7 @@ impl Door {
         match self {
             Self::Library(client) => client.delete(key).await.unwrap(),
             Self::Grpc(channel) => {
-                let request = DeleteRequest { key: key.to_vec().into() };
+                let request = DeleteRequest { key: key.to_vec().into(), once: None };
                 let deleted = grpc::kv(channel.clone()).delete(request).await.unwrap();
                 deleted.into_inner().existed
             }

@@ -22,8 +22,11 @@ fn put(tag: u64, key: &str, value: &str) -> PipelineRequest {
 }
 
 fn apply(tag: u64, key: &str, command: impl Into<Bytes>) -> PipelineRequest {
-    let request =
-        Request::Apply(ApplyRequest { key: key.to_owned().into(), command: command.into() });
+    let request = Request::Apply(ApplyRequest {
+        key: key.to_owned().into(),
+        command: command.into(),
+        once: None,
+    });
     PipelineRequest { tag, request: Some(request) }
 }
 

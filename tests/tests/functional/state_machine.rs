@@ -86,7 +86,8 @@ async fn what_the_plugin_refuses_comes_back_with_its_code_and_words() {
         }
     }
     let mut machine = grpc::state_machine(node.channel().await);
-    let request = ApplyRequest { key: "machine/refused".into(), command: "\u{7f}".into() };
+    let request =
+        ApplyRequest { key: "machine/refused".into(), command: "\u{7f}".into(), once: None };
     let status = machine.apply(request).await.unwrap_err();
     match grpc::detail(&status) {
         Detail::PluginError(error) => {

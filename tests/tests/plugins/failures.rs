@@ -144,7 +144,7 @@ async fn one_entry_of_good_and_bad_commands_has_the_right_answer_for_each() {
     let text = |answer: &Answer| match answer {
         Answer::Apply(applied) => Ok(applied.response.to_vec()),
         Answer::Error(error) => Err(error.message.clone()),
-        Answer::Query(_) => panic!("nobody asked"),
+        other => panic!("nobody asked for {other:?}"),
     };
     for (command, answer) in commands.iter().zip(&answers) {
         let answer = text(answer);
@@ -168,6 +168,7 @@ async fn pipeline(node: &Node, commands: &[&'static str]) -> Vec<Answer> {
             request: Some(Request::Apply(ApplyRequest {
                 key: "{pipeline}".into(),
                 command: (*command).into(),
+                once: None,
             })),
         })
         .collect();

@@ -22,8 +22,8 @@ use super::{
     status::{operation_error, oversized_message, status_of},
 };
 use crate::service::{
-    self, CallOptions, KvKind, LeaderRoute, Operation, OperationReply, RequestKind, Service,
-    ServiceError, SlotRange, WriteOptions,
+    self, CallOptions, KvKind, LeaderRoute, Operation, OperationKind, OperationReply, RequestKind,
+    Service, ServiceError, SlotRange, WriteOptions,
 };
 
 /// Requests of a pipeline that are taken together, at most.
@@ -116,8 +116,12 @@ async fn run_pipeline(
     let mut chunks = requests.ready_chunks(CHUNK_REQUESTS).fuse();
     let mut under_way: FuturesUnordered<BoxFuture<'static, Answers>> = FuturesUnordered::new();
     let mut failure = None;
+    let stopped = pipeline.service.stopped();
+    tokio::pin!(stopped);
     loop {
         let done = tokio::select! {
+            // What is under way is answered still.
+            () = &mut stopped => break,
             chunk = chunks.next(), if failure.is_none() && under_way.len() < GROUPS_UNDER_WAY => {
                 let Some(chunk) = chunk else { break };
                 let (chunk, error) = until_error(chunk);
@@ -227,8 +231,8 @@ fn parse(
         },
         Some(ProtoRequest::Apply(v1::ApplyRequest { key, command, once: sent })) => {
             let once = once(sent);
-            let kind = RequestKind::Apply;
-            let request = service::Request { key, payload: command, kind, once };
+            let (kind, operation) = (RequestKind::Apply, OperationKind::Apply);
+            let request = service::Request { key, payload: command, kind, once, operation };
             (Kind::Apply, checked(service, request))
         }
         Some(ProtoRequest::Query(v1::QueryRequest { key, request, consistency: number })) => {
@@ -238,6 +242,7 @@ fn parse(
                     payload: request,
                     kind: RequestKind::Query(consistency),
                     once: None,
+                    operation: OperationKind::Query,
                 },
             );
             (Kind::Query, request.and_then(|request| checked(service, request)))
