@@ -18,10 +18,26 @@ use tokio::task::JoinSet;
 
 use crate::wait::eventually;
 
-const WRITERS: usize = 6;
-const COUNTERS: usize = 3;
-/// Writers give up on one request after this, and go on with the next.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// How much is written, and how patiently.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Tasks that put keys of their own.
+    pub writers: usize,
+    /// Tasks that increment the counter.
+    pub counters: usize,
+    /// After so long a task gives up on one request, and goes on with the next.
+    pub request_timeout: Duration,
+    /// Whether a crash of a node explains an error.
+    pub errors_allowed: bool,
+}
+
+impl Default for LoadOptions {
+    /// For one node, which cannot answer while it is down.
+    fn default() -> Self {
+        let request_timeout = Duration::from_secs(3);
+        Self { writers: 6, counters: 3, request_timeout, errors_allowed: true }
+    }
+}
 /// Within this a node that is ready acknowledges more writes.
 const PROGRESS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -49,7 +65,8 @@ struct Shared {
     stop: AtomicBool,
     attempted: AtomicU64,
     acknowledged: AtomicU64,
-    writers: [Writer; WRITERS],
+    errors_allowed: bool,
+    writers: Vec<Writer>,
     counter: Counter,
     /// Errors that no crash explains.
     failures: Mutex<Vec<String>>,
@@ -81,18 +98,30 @@ impl Load {
     /// # Panics
     /// If it does not take connections.
     pub async fn start(endpoint: &str) -> Self {
-        let shared = Arc::new(Shared::default());
+        Self::start_with(&[endpoint.to_owned()], LoadOptions::default()).await
+    }
+
+    /// Starts to write to the cluster at these endpoints, which is ready.
+    ///
+    /// # Panics
+    /// If it does not take connections.
+    pub async fn start_with(endpoints: &[String], options: LoadOptions) -> Self {
+        let shared = Arc::new(Shared {
+            errors_allowed: options.errors_allowed,
+            writers: (0..options.writers).map(|_| Writer::default()).collect(),
+            ..Shared::default()
+        });
         let mut tasks = JoinSet::new();
         let client = RaftKVClient::builder()
-            .endpoints(endpoint)
-            .request_timeout(REQUEST_TIMEOUT)
+            .endpoints(endpoints)
+            .request_timeout(options.request_timeout)
             .connect()
             .await
             .expect("a node that is ready takes connections");
-        for writer in 0..WRITERS {
+        for writer in 0..options.writers {
             tasks.spawn(write(client.clone(), shared.clone(), writer));
         }
-        for _ in 0..COUNTERS {
+        for _ in 0..options.counters {
             tasks.spawn(count(client.clone(), shared.clone()));
         }
         Self { shared, tasks }
@@ -204,7 +233,7 @@ impl Shared {
                 | Error::Timeout { .. }
                 | Error::NotLeader { .. }
         );
-        if !explained {
+        if !explained || !self.errors_allowed {
             self.failures.lock().unwrap().push(format!("{error:?}"));
         }
     }

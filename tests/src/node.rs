@@ -162,6 +162,27 @@ impl Node {
         self.child.as_ref().expect("the node runs").id()
     }
 
+    /// Adds an argument to the command line of the next start.
+    pub fn add_argument(&mut self, argument: impl AsRef<OsStr>) {
+        self.options.arguments.push(argument.as_ref().to_owned());
+    }
+
+    /// Leaves the last arguments out from the next start on.
+    pub fn remove_last_arguments(&mut self, count: usize) {
+        let left = self.options.arguments.len().saturating_sub(count);
+        self.options.arguments.truncate(left);
+    }
+
+    /// Where the node keeps what belongs to the test alone.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Whether the process was started and was not seen to end.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Starts the process and does not wait for anything.
     pub fn launch(&mut self) {
         assert!(self.child.is_none(), "the node runs already");

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
-    env,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,23 +13,14 @@ use raft_kv_client::RaftKVClient;
 use raft_kv_tests::{
     Load, Node, NodeOptions, Signal,
     files::{copy_folder, cut, files_with_suffix, flip_byte, newest_raft_log, used_length},
-    http, wait_for,
+    generator, http, wait_for,
 };
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{Rng, rngs::StdRng};
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// Within this a damaged node has said what is the matter.
 const DECIDED_WITHIN: Duration = Duration::from_secs(20);
-
-/// The generator of a test's random choices; its seed is printed, and taken
-/// from the environment if it is given there.
-fn generator() -> StdRng {
-    let given = env::var("RAFTKV_TEST_SEED").ok();
-    let seed = given.map_or_else(rand::random, |seed| seed.parse().expect("the seed is a number"));
-    println!("to repeat the choices: RAFTKV_TEST_SEED={seed}");
-    StdRng::seed_from_u64(seed)
-}
 
 /// Starts the node, and kills it at some time before it is ready.
 fn crash_while_starting(node: &mut Node, generator: &mut StdRng, usual: Duration) {

@@ -1,0 +1,12 @@
+//! Clusters of three real nodes: how they are born, what they survive, and that
+//! nothing acknowledged is lost on the way.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod birth;
+mod counter;
+mod doors;
+mod kills;
+mod once;
+mod partitions;
+mod strangers;
