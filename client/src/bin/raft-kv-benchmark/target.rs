@@ -83,7 +83,7 @@ impl Cluster {
         let wanted = args.concurrency.min(args.endpoints.len() * args.connections);
         let mut connections = Vec::new();
         for endpoint in args.endpoints.iter().cycle().take(wanted) {
-            connections.push(Connection::Etcd(Etcd::connect(endpoint, args).await?));
+            connections.push(Connection::Etcd(Box::new(Etcd::connect(endpoint, args).await?)));
         }
         let endpoints = args.endpoints.clone();
         Ok(Self { endpoints, unreachable: Vec::new(), connections, leaders: None })
@@ -125,7 +125,7 @@ pub enum Connection {
     Unary(Unary),
     ToLeaders(ToLeaders),
     Library(Library),
-    Etcd(Etcd),
+    Etcd(Box<Etcd>),
 }
 
 impl Connection {
