@@ -60,10 +60,17 @@ has_libclang() {
     return 1
 }
 
+has_protoc() {
+    has protoc &&
+        [ -f "$(dirname "$(command -v protoc)")/../include/google/protobuf/descriptor.proto" ]
+}
+
 check_build() {
     has c++ && has cc && has make || need "RocksDB is C++" build-essential
     has_libclang || need "the bindings to RocksDB are made by bindgen, with libclang" clang libclang-dev
-    has protoc || need "the load generator's client of etcd is made by protoc" protobuf-compiler
+    # The compiler's own messages, which it finds beside itself, are in a package of their own.
+    has_protoc || need "the load generator's client of etcd is made by protoc" \
+        protobuf-compiler libprotobuf-dev
 }
 
 check_compare() {

@@ -1,183 +1,222 @@
-//! One request from its first attempt to its answer or its deadline: which
-//! failures are worth another attempt, where, and when.
+//! How a request finds a node that carries it out.
 //!
-//! A request for one key goes over the stream to the leader of its shard. If that
-//! is not known, not reachable or not the leader any more, it goes to any node,
-//! which finds the leader by itself; and the routing table is asked for anew.
-//! Everything else is a call of its own to the preferred node.
+//! A request for one key goes over the pipeline of the node that leads the key's
+//! shard. If that is not known or the node rests, the table is fetched anew, and
+//! failing that the request takes a detour: any other node forwards it. Calls
+//! that concern many keys, or none, go to the preferred node, which forwards
+//! them. Each failed attempt is followed by another, elsewhere if need be, until
+//! the request's deadline; [`Attempts`] says when.
 
-use std::{future::Future, sync::Arc, time::Duration};
-
-use raft_kv_proto::v1::{pipeline_request::Request, pipeline_response::Result as Answer};
-use tokio::time::{Instant, sleep, timeout_at};
-use tonic::{Code, Response, Status, transport::Channel};
-
-use crate::{
-    channel::{Node, Pool},
-    error::{Error, Result},
-    pipeline::Pipelines,
-    routing::Routing,
-    session::{Session, Write},
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-/// The first retry is immediate; those after it wait, at most so long.
-const SHORTEST_WAIT: Duration = Duration::from_millis(5);
-const LONGEST_WAIT: Duration = Duration::from_millis(100);
-/// A node that does not answer within a part of the request's time is given up,
-/// within these bounds.
-const ATTEMPTS_IN_TIME: u32 = 5;
-const SHORTEST_ATTEMPT: Duration = Duration::from_secs(1);
-const LONGEST_ATTEMPT: Duration = Duration::from_secs(5);
-/// A write is open longer than it is waited for: clocks differ.
-const CLOCK_SLACK: Duration = Duration::from_secs(30);
+use raft_kv_proto::v1;
+use tokio::time::{timeout, timeout_at};
+use tonic::{Response, Status, transport::Channel};
+
+use crate::{
+    attempts::Attempts,
+    channel::{Node, Pool},
+    client::{kv, machine, set_direct},
+    error::{Error, Result},
+    failure::{Failure, Kind},
+    pipeline::{Lost, Reply, Request},
+    routing::Routing,
+    session::{Session, Ticket, VALIDITY_SLACK},
+};
+
+/// How long a node may take before another is asked as well: for a request for
+/// one key, and for a call for many.
+const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE_WITH_CALLS: Duration = Duration::from_secs(2);
+/// How long making a client waits for the routing table.
+const FIRST_REFRESH: Duration = Duration::from_millis(500);
+/// Requests larger than this do not share a stream with others: they would hold
+/// them up, and a node that refuses them may end the stream.
+const LARGEST_SHARED_BYTES: usize = 256 << 10;
 
 /// A cluster, as its callers see it.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    pub pool: Pool,
-    pub routing: Routing,
-    pub pipelines: Pipelines,
-    pub session: Arc<Session>,
+    pool: Pool,
+    routing: Routing,
+    session: Arc<Session>,
     pub request_timeout: Duration,
 }
 
-/// What to do about a failed attempt.
-enum Next<'a> {
-    GiveUp,
-    /// Ask the node at this address.
-    Ask(&'a str),
-    /// Ask any other node, or the same one if there is none.
-    AskAnother,
-    /// Ask the same node, later.
-    AskAgain,
+/// Whom to ask.
+#[derive(Debug)]
+struct Target {
+    node: Arc<Node>,
+    /// Whether it is asked as the leader, and so not to forward.
+    is_leader: bool,
+    /// Whether it is asked because the leader cannot be.
+    is_detour: bool,
 }
 
-/// The pauses between attempts.
-pub(crate) struct Waits(Duration);
-
-impl Waits {
-    /// The first is none.
-    pub fn new() -> Self {
-        Self(Duration::ZERO)
-    }
-
-    /// Waits, unless the deadline would pass meanwhile.
-    pub async fn wait(&mut self, deadline: Instant) -> bool {
-        if Instant::now() + self.0 >= deadline {
-            return false;
-        }
-        if !self.0.is_zero() {
-            sleep(self.0.mul_f64(rand::random_range(0.75..1.0))).await;
-        }
-        self.0 = (self.0 * 2).clamp(SHORTEST_WAIT, LONGEST_WAIT);
-        true
+impl Target {
+    fn leader(node: Arc<Node>) -> Self {
+        Self { node, is_leader: true, is_detour: false }
     }
 }
 
 impl Cluster {
-    pub fn new(pool: Pool, request_timeout: Duration) -> Self {
-        Self {
-            pool,
-            routing: Routing::new(),
-            pipelines: Pipelines::default(),
-            session: Session::new(),
-            request_timeout,
+    /// A cluster whose routing table is here if a node gives it soon.
+    pub async fn new(pool: Pool, request_timeout: Duration) -> Self {
+        let (routing, session) = (Routing::default(), Session::new());
+        let cluster = Self { pool, routing, session, request_timeout };
+        // Without a table, any node forwards what it is asked.
+        let _ = timeout(FIRST_REFRESH, cluster.routing.refresh(&cluster.pool)).await;
+        cluster
+    }
+
+    /// Numbers for the writes of a request that begins now.
+    pub fn ticket(&self, writes: usize) -> Ticket {
+        let validity = (self.request_timeout + VALIDITY_SLACK).as_millis();
+        let validity = u64::try_from(validity).unwrap_or(u64::MAX);
+        let now = self.routing.unix_ms(Instant::now());
+        self.session.begin(writes, now.saturating_add(validity))
+    }
+
+    /// Has a request for one key carried out.
+    pub async fn run(self: &Arc<Self>, request: Request) -> Result<Reply> {
+        let now = Instant::now();
+        let attempts = Attempts::new(now, self.request_timeout, PATIENCE);
+        let route = self.routing.route(key_of(&request), now);
+        if route.is_old {
+            self.refresh_in_background();
+        }
+        let target = match route.leader {
+            Some(leader) if leader.health.admits(now) => Target::leader(leader),
+            _ => self.find(key_of(&request), false, attempts.deadline).await,
+        };
+        let until = attempts.until(now, target.is_detour);
+        match self.attempt(&target, request.clone(), now, until).await {
+            Ok(reply) => Ok(reply),
+            // On the heap, so that requests that succeed at once are small.
+            Err(failure) => Box::pin(self.persist(request, target, failure, attempts)).await,
         }
     }
 
-    /// Begins a write that takes effect once, however often it is sent.
-    pub fn begin_write(&self) -> Write {
-        let open_for = self.request_timeout + CLOCK_SLACK;
-        self.session.begin(self.routing.cluster_now_ms() + open_for.as_millis() as u64)
-    }
-
-    fn attempt_timeout(&self) -> Duration {
-        (self.request_timeout / ATTEMPTS_IN_TIME).clamp(SHORTEST_ATTEMPT, LONGEST_ATTEMPT)
-    }
-
-    /// Sends a request for `key` until it is answered, it fails in a way that
-    /// another attempt cannot mend, or the request timeout is over. A write has to
-    /// carry what makes it take effect once.
-    pub async fn ask(self: &Arc<Self>, key: &[u8], request: Request) -> Result<Answer> {
-        let deadline = self.deadline();
-        let leader = self.routing.leader(key).and_then(|leader| self.pool.node(&leader).ok());
-        let mut direct = leader.is_some();
-        let mut node = leader.unwrap_or_else(|| self.pool.preferred());
-        let mut waits = Waits::new();
-        let mut maybe_done = false;
-        loop {
-            let until = deadline.min(Instant::now() + self.attempt_timeout());
-            let error = match self.pipelines.ask(&node, direct, request.clone(), until).await {
-                Ok(answer) => {
-                    if !direct {
-                        self.refresh_routing();
-                    }
-                    return Ok(answer);
-                }
-                Err(error) => error,
-            };
-            match next(&error) {
-                Next::GiveUp => return Err(self.verdict(error, maybe_done)),
-                Next::AskAgain => {}
-                Next::Ask(address) => {
-                    let leader = self.pool.at(address).ok();
-                    self.routing.set_leader(key, leader.as_ref().map(|node| node.endpoint.clone()));
-                    direct = leader.is_some();
-                    node = leader.unwrap_or_else(|| self.pool.after(&node));
-                }
-                Next::AskAnother => {
-                    match error {
-                        Error::NotLeader { .. } => self.routing.set_leader(key, None),
-                        _ => self.routing.forget(&node.endpoint),
-                    }
-                    node = self.pool.after(&node);
-                    direct = false;
-                }
-            }
-            maybe_done |= may_have_effect(&error);
-            if !waits.wait(deadline).await {
-                return Err(self.verdict(error, maybe_done));
-            }
-        }
-    }
-
-    /// The error of a request, given whether an attempt may have had an effect: then
-    /// none may claim that there was none.
-    pub fn verdict(&self, error: Error, maybe_done: bool) -> Error {
-        match error {
-            Error::Timeout { endpoint, .. } => {
-                Error::Timeout { endpoint, after: self.request_timeout }
-            }
-            Error::NotLeader { .. }
-            | Error::Connect { .. }
-            | Error::ResourceExhausted { .. }
-            | Error::InvalidArgument { .. }
-                if maybe_done =>
-            {
-                let message = format!("{error}; an earlier attempt may have taken effect");
-                Error::Unavailable { message }
-            }
-            error => error,
-        }
-    }
-
-    /// Asks for the routing table, beside what goes on.
-    fn refresh_routing(self: &Arc<Self>) {
-        let (cluster, mark) = (Arc::clone(self), self.routing.mark());
-        tokio::spawn(async move { cluster.routing.refresh(&cluster.pool, mark).await });
-    }
-
-    /// Until when a request that begins now may take.
-    pub fn deadline(&self) -> Instant {
-        Instant::now() + self.request_timeout
-    }
-
-    /// Makes a call until it is answered, it fails in a way that another attempt
-    /// cannot mend, or the deadline is over. All its writes have to carry what makes
-    /// them take effect once.
-    pub async fn call<Q, A, S, F>(
+    /// Goes on with a request whose first attempt failed.
+    async fn persist(
         &self,
-        deadline: Instant,
+        request: Request,
+        mut target: Target,
+        mut failure: Failure,
+        mut attempts: Attempts,
+    ) -> Result<Reply> {
+        loop {
+            target = self.next(key_of(&request), &target, failure, &mut attempts).await?;
+            let now = Instant::now();
+            let until = attempts.until(now, target.is_detour);
+            match self.attempt(&target, request.clone(), now, until).await {
+                Ok(reply) => return Ok(reply),
+                Err(failed) => failure = failed,
+            }
+        }
+    }
+
+    /// Whom to ask after a failed attempt, when it is time to.
+    async fn next(
+        &self,
+        key: &[u8],
+        asked: &Target,
+        failure: Failure,
+        attempts: &mut Attempts,
+    ) -> Result<Target> {
+        if matches!(failure.kind, Kind::Expired) {
+            // The clock may have been wrong.
+            let refresh = self.routing.refresh(&self.pool);
+            let _ = timeout_at(attempts.deadline.into(), refresh).await;
+        }
+        let mut refresh = false;
+        match attempts.failed(failure)? {
+            Kind::NotLeader(hint) => {
+                let leader = self.routing.heed(&self.pool, key, &asked.node, hint);
+                let leader = leader.filter(|node| node.health.admits(Instant::now()));
+                if let Some(leader) = leader
+                    && attempts.may_hop()
+                {
+                    return Ok(Target::leader(leader));
+                }
+                refresh = true;
+            }
+            Kind::Unreachable | Kind::Unknown => {
+                refresh = true;
+                self.pool.avoid(&asked.node);
+            }
+            Kind::Stale => refresh = true,
+            Kind::Refused | Kind::Expired | Kind::Final => {}
+        }
+        attempts.pause().await?;
+        Ok(self.find(key, refresh, attempts.deadline).await)
+    }
+
+    /// The leader of a key's shard if it is known and does not rest, after a
+    /// refresh if it is not, or if one is asked for. Else any node.
+    async fn find(&self, key: &[u8], refresh: bool, deadline: Instant) -> Target {
+        let now = Instant::now();
+        let mut route = self.routing.route(key, now);
+        let admitted = |leader: &Arc<Node>, now| leader.health.admits(now);
+        let rests = route.leader.as_ref().is_some_and(|leader| leader.health.rests(now));
+        if refresh || rests || (route.is_known && route.leader.is_none()) {
+            let _ = timeout_at(deadline.into(), self.routing.refresh(&self.pool)).await;
+            route = self.routing.route(key, Instant::now());
+        }
+        let now = Instant::now();
+        match route.leader {
+            Some(leader) if admitted(&leader, now) => Target::leader(leader),
+            _ => Target {
+                node: self.pool.preferred(now),
+                is_leader: false,
+                is_detour: route.is_known,
+            },
+        }
+    }
+
+    /// Asks a node once.
+    async fn attempt(
+        &self,
+        target: &Target,
+        request: Request,
+        now: Instant,
+        by: Instant,
+    ) -> Result<Reply, Failure> {
+        let node = &*target.node;
+        if size_of(&request) > LARGEST_SHARED_BYTES {
+            let answer = call_alone(node.channel.clone(), request, target.is_leader);
+            return self.answer(node, by, answer).await;
+        }
+        let pipeline = if target.is_leader { &node.direct } else { &node.forwarding };
+        match pipeline.ask(node, request, now, by).await {
+            Ok(Reply::Error(error)) => Err(Failure::from_operation(error)),
+            Ok(reply) => Ok(reply),
+            Err(Lost::Late) => Err(Failure::late(&node.endpoint, self.request_timeout)),
+            Err(Lost::Broken(reason)) => Err(Failure::broken(&node.endpoint, &reason)),
+            Err(Lost::Unreachable(status)) => Err(Failure::unreachable(&node.endpoint, status)),
+        }
+    }
+
+    /// Makes a call with `send` until it is answered, it fails in a way that
+    /// another attempt cannot mend, or the request timeout is over. Nodes forward
+    /// such calls. What it writes must carry a [`Ticket`]'s numbers.
+    pub async fn call<Q, A, S, F>(&self, request: Q, send: S) -> Result<Called<A>>
+    where
+        Q: Clone,
+        S: Fn(Channel, Q) -> F,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        self.call_within(self.request_timeout, request, send).await
+    }
+
+    /// [`Cluster::call`] that may take so long.
+    pub async fn call_within<Q, A, S, F>(
+        &self,
+        time: Duration,
         request: Q,
         send: S,
     ) -> Result<Called<A>>
@@ -186,69 +225,123 @@ impl Cluster {
         S: Fn(Channel, Q) -> F,
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let mut node = self.pool.preferred();
-        let mut waits = Waits::new();
-        let mut maybe_done = false;
+        let mut now = Instant::now();
+        let mut attempts = Attempts::new(now, time, PATIENCE_WITH_CALLS);
+        let mut node = self.pool.preferred(now);
         loop {
-            let until = deadline.min(Instant::now() + 2 * self.attempt_timeout());
-            let answer = timeout_at(until, send(node.channel.clone(), request.clone())).await;
-            let error = match answer {
-                Ok(Ok(answer)) => {
-                    return Ok(Called { node, answer: answer.into_inner(), maybe_done });
+            let answer = send(node.channel.clone(), request.clone());
+            let failure = match self.answer(&node, attempts.until(now, false), answer).await {
+                Ok(answer) => {
+                    let (answer, doubtful) = (answer.into_inner(), attempts.is_doubtful());
+                    return Ok(Called { node, answer, doubtful });
                 }
-                Ok(Err(status)) => Error::from_call(status, &node.endpoint),
-                Err(_) => Error::Timeout {
-                    endpoint: node.endpoint.to_string(),
-                    after: self.request_timeout,
-                },
+                Err(failure) => failure,
             };
-            match next(&error) {
-                Next::GiveUp => return Err(self.verdict(error, maybe_done)),
-                Next::AskAgain => {}
-                Next::Ask(address) => {
-                    node = self.pool.at(address).unwrap_or_else(|_| self.pool.after(&node));
+            let hint = match attempts.failed(failure)? {
+                Kind::NotLeader(leader) => self.pool.at(&leader.address).ok(),
+                _ => None,
+            };
+            node = match hint {
+                Some(leader) if attempts.may_hop() => leader,
+                _ => {
+                    self.pool.avoid(&node);
+                    attempts.pause().await?;
+                    self.pool.preferred(Instant::now())
                 }
-                Next::AskAnother => node = self.pool.after(&node),
+            };
+            now = Instant::now();
+        }
+    }
+
+    /// What `node` answers to a call in time.
+    async fn answer<T>(
+        &self,
+        node: &Node,
+        by: Instant,
+        answer: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Failure> {
+        let failure = match timeout_at(by.into(), answer).await {
+            Ok(Ok(answer)) => {
+                node.health.heard();
+                return Ok(answer);
             }
-            maybe_done |= may_have_effect(&error);
-            if !waits.wait(deadline).await {
-                return Err(self.verdict(error, maybe_done));
-            }
+            Ok(Err(status)) => Failure::from_call(status, &node.endpoint),
+            Err(_) => Failure::late(&node.endpoint, self.request_timeout),
+        };
+        if matches!(failure.kind, Kind::Unreachable) {
+            node.health.unreachable(Instant::now());
+        }
+        Err(failure)
+    }
+
+    fn refresh_in_background(self: &Arc<Self>) {
+        if self.routing.begin_background() {
+            let cluster = self.clone();
+            tokio::spawn(async move {
+                cluster.routing.refresh(&cluster.pool).await;
+                cluster.routing.end_background();
+            });
         }
     }
 }
 
 /// A call that was answered.
+#[derive(Debug)]
 pub(crate) struct Called<A> {
     /// Who answered.
-    pub node: Node,
+    pub node: Arc<Node>,
     pub answer: A,
-    /// An earlier attempt may have had an effect.
-    pub maybe_done: bool,
+    /// An earlier attempt may have been carried out, too.
+    pub doubtful: bool,
 }
 
-/// Whether another attempt may mend what went wrong with one operation of many.
-/// What the node has no room for is not sent again at once with all the rest.
-pub(crate) fn is_worth_resending(error: &Error) -> bool {
-    !matches!(error, Error::ResourceExhausted { .. }) && !matches!(next(error), Next::GiveUp)
-}
-
-/// What to do about `error`.
-fn next(error: &Error) -> Next<'_> {
-    match error {
-        Error::NotLeader { address, .. } if address.is_empty() => Next::AskAnother,
-        Error::NotLeader { address, .. } => Next::Ask(address),
-        Error::Connect { .. } | Error::Unavailable { .. } | Error::Timeout { .. } => {
-            Next::AskAnother
+/// Carries a request out with a call of its own.
+async fn call_alone(channel: Channel, request: Request, direct: bool) -> Result<Reply, Status> {
+    fn call<T>(request: T, direct: bool) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(request);
+        if direct {
+            set_direct(request.metadata_mut());
         }
-        // The node does not know what became of it.
-        Error::Other(status) if status.code() == Code::DeadlineExceeded => Next::AskAnother,
-        Error::ResourceExhausted { .. } => Next::AskAgain,
-        _ => Next::GiveUp,
+        request
+    }
+    Ok(match request {
+        Request::Put(put) => Reply::Put(kv(channel).put(call(put, direct)).await?.into_inner()),
+        Request::Get(get) => Reply::Get(kv(channel).get(call(get, direct)).await?.into_inner()),
+        Request::Delete(delete) => {
+            Reply::Delete(kv(channel).delete(call(delete, direct)).await?.into_inner())
+        }
+        Request::Apply(apply) => {
+            Reply::Apply(machine(channel).apply(call(apply, direct)).await?.into_inner())
+        }
+        Request::Query(query) => {
+            Reply::Query(machine(channel).query(call(query, direct)).await?.into_inner())
+        }
+    })
+}
+
+/// The key that a request is routed by.
+fn key_of(request: &Request) -> &[u8] {
+    match request {
+        Request::Apply(v1::ApplyRequest { key, .. })
+        | Request::Query(v1::QueryRequest { key, .. })
+        | Request::Put(v1::PutRequest { key, .. })
+        | Request::Get(v1::GetRequest { key, .. })
+        | Request::Delete(v1::DeleteRequest { key, .. }) => key,
     }
 }
 
-/// Whether an attempt that failed so may have had an effect.
-pub(crate) fn may_have_effect(error: &Error) -> bool {
-    matches!(error, Error::Unavailable { .. } | Error::Timeout { .. } | Error::Other(_))
+/// About how many bytes a request takes.
+fn size_of(request: &Request) -> usize {
+    let payload = match request {
+        Request::Apply(apply) => apply.command.len(),
+        Request::Query(query) => query.request.len(),
+        Request::Put(put) => put.value.len(),
+        Request::Get(_) | Request::Delete(_) => 0,
+    };
+    key_of(request).len() + payload
+}
+
+/// The error that a node answered another request than was asked.
+pub(crate) fn mismatched() -> Error {
+    Error::BadResponse { message: "another request than the one asked".to_owned() }
 }

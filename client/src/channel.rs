@@ -1,13 +1,16 @@
-//! The connections to the nodes: one HTTP/2 connection each, made when first
-//! needed and made anew when it breaks.
+//! The nodes of a cluster and the connections to them: one HTTP/2 connection
+//! each, made when first needed and made anew when it breaks.
+//!
+//! A node that cannot be reached, or that has fallen silent, *rests* for a while:
+//! others are asked instead. When the rest is over one request tries it; the
+//! node's first sign of life ends its rest.
 
 use std::{
-    collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::{Stream, StreamExt, stream::FuturesOrdered};
@@ -16,6 +19,7 @@ use tonic::transport::{Channel, Endpoint as Transport};
 use crate::{
     endpoint::Endpoint,
     error::{Error, Result},
+    pipeline::Pipeline,
 };
 
 /// Room for the largest values, and for many requests in flight, before the
@@ -27,98 +31,193 @@ const QUEUED_REQUESTS: usize = 4096;
 /// A peer that is gone without a word is found out after these two together.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a node rests after the first connection that failed, doubling with
+/// each more, and after it fell silent.
+const SHORTEST_REST: Duration = Duration::from_millis(5);
+const LONGEST_REST: Duration = Duration::from_millis(100);
+const REST_OF_SILENT: Duration = Duration::from_secs(1);
+/// Nodes known at most, besides those given.
+const LEARNED_NODES: usize = 256;
 
 /// A node that can be asked.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Node {
     pub endpoint: Endpoint,
     pub channel: Channel,
+    /// For requests that are not to be forwarded.
+    pub direct: Pipeline,
+    /// For requests that the node forwards to the shard's leader.
+    pub forwarding: Pipeline,
+    pub health: Arc<Health>,
+}
+
+impl Node {
+    fn new(endpoint: Endpoint, channel: Channel, born: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            endpoint,
+            channel,
+            direct: Pipeline::new(true),
+            forwarding: Pipeline::new(false),
+            health: Arc::new(Health::new(born)),
+        })
+    }
+}
+
+/// Whether a node is worth asking.
+#[derive(Debug)]
+pub(crate) struct Health {
+    born: Instant,
+    /// Milliseconds after `born` until which the node rests; 0 if it does not.
+    resting_until: AtomicU64,
+    failed_connections: AtomicU32,
+}
+
+impl Health {
+    fn new(born: Instant) -> Self {
+        Self { born, resting_until: AtomicU64::new(0), failed_connections: AtomicU32::new(0) }
+    }
+
+    /// Whether the node may be asked now. At the end of a rest this is so for
+    /// one caller only, until the node shows a sign of life.
+    pub fn admits(&self, now: Instant) -> bool {
+        let until = self.resting_until.load(Ordering::Relaxed);
+        if until == 0 {
+            return true;
+        }
+        let rest = match self.failed_connections.load(Ordering::Relaxed) {
+            0 => REST_OF_SILENT,
+            failed => rest_after(failed),
+        };
+        // Of those who find the rest over at once, one goes on.
+        self.at(now) >= until
+            && self
+                .resting_until
+                .compare_exchange(until, self.at(now + rest), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    /// Whether the node is not worth asking now.
+    pub fn rests(&self, now: Instant) -> bool {
+        self.at(now) < self.resting_until.load(Ordering::Relaxed)
+    }
+
+    /// The node showed a sign of life.
+    pub fn heard(&self) {
+        if self.resting_until.load(Ordering::Relaxed) != 0 {
+            self.failed_connections.store(0, Ordering::Relaxed);
+            self.resting_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// No connection to the node could be made.
+    pub fn unreachable(&self, now: Instant) {
+        let failed = self.failed_connections.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        self.resting_until.store(self.at(now + rest_after(failed)), Ordering::Relaxed);
+    }
+
+    /// The node did not answer in time, nor say anything else.
+    pub fn silent(&self, now: Instant) {
+        self.failed_connections.store(0, Ordering::Relaxed);
+        self.resting_until.store(self.at(now + REST_OF_SILENT), Ordering::Relaxed);
+    }
+
+    fn at(&self, time: Instant) -> u64 {
+        let after = time.saturating_duration_since(self.born).as_millis();
+        u64::try_from(after).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+fn rest_after(failed_connections: u32) -> Duration {
+    let doublings = failed_connections.saturating_sub(1).min(8);
+    (SHORTEST_REST * (1 << doublings)).min(LONGEST_REST)
 }
 
 /// The nodes of a cluster: those given, and those that others named as leaders.
 #[derive(Debug)]
 pub(crate) struct Pool {
     connect_timeout: Duration,
-    /// The nodes given; never empty.
-    given: Vec<Node>,
-    /// Index in `given` of the node to ask first.
+    born: Instant,
+    given: usize,
+    /// The nodes given, at least one, and then those learned.
+    nodes: RwLock<Vec<Arc<Node>>>,
+    /// Index in `nodes` of the node to ask first.
     preferred: AtomicUsize,
-    learned: Mutex<BTreeMap<Endpoint, Node>>,
 }
 
 impl Pool {
     /// Connects to all `endpoints` at once and prefers the first in order that
     /// answers. Fails with [`Error::Connect`] if none does.
     pub async fn connect(endpoints: Vec<Endpoint>, connect_timeout: Duration) -> Result<Self> {
-        let mut given = Vec::new();
+        let mut channels = Vec::new();
         let mut connections = FuturesOrdered::new();
         for endpoint in &endpoints {
             let transport = transport(endpoint, connect_timeout)?;
-            given.push(Node { endpoint: endpoint.clone(), channel: transport.connect_lazy() });
+            channels.push(transport.connect_lazy());
             connections.push_back(async move { transport.connect().await });
         }
-        let preferred = first_to_answer(&endpoints, &mut given, connections).await?;
+        let preferred = first_to_answer(&endpoints, &mut channels, connections).await?;
+        let born = Instant::now();
+        let nodes = endpoints.into_iter().zip(channels);
+        let nodes: Vec<_> =
+            nodes.map(|(endpoint, channel)| Node::new(endpoint, channel, born)).collect();
         Ok(Self {
             connect_timeout,
-            given,
+            born,
+            given: nodes.len(),
+            nodes: RwLock::new(nodes),
             preferred: AtomicUsize::new(preferred),
-            learned: Mutex::default(),
         })
     }
 
-    /// The node to ask first.
-    pub fn preferred(&self) -> Node {
-        self.given[self.preferred.load(Ordering::Relaxed)].clone()
+    /// The node to ask if none is known to be better: the preferred one, or while
+    /// that rests, another that does not.
+    pub fn preferred(&self, now: Instant) -> Arc<Node> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        let first = self.preferred.load(Ordering::Relaxed) % nodes.len();
+        let mut in_order = nodes[first..].iter().chain(&nodes[..first]);
+        in_order.find(|node| node.health.admits(now)).unwrap_or(&nodes[first]).clone()
     }
 
-    /// All nodes known, the preferred one first.
-    pub fn all(&self) -> Vec<Node> {
+    /// Prefers the next node, if `failed` is the preferred one.
+    pub fn avoid(&self, failed: &Node) {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
         let preferred = self.preferred.load(Ordering::Relaxed);
-        let mut nodes = self.given.clone();
-        nodes.rotate_left(preferred);
-        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        nodes.extend(learned.values().cloned());
-        nodes
-    }
-
-    /// The node to ask after `failed` could not serve a request. If it was the
-    /// preferred one, the next one given becomes that.
-    pub fn after(&self, failed: &Node) -> Node {
-        let all = self.all();
-        let place = all.iter().position(|node| node.endpoint == failed.endpoint);
-        let next = all[place.map_or(0, |place| place + 1) % all.len()].clone();
-        let preferred = self.preferred.load(Ordering::Relaxed);
-        if self.given[preferred].endpoint == failed.endpoint {
+        if nodes[preferred % nodes.len()].endpoint == failed.endpoint {
             // If another caller has moved on already, its choice stands.
             let _ = self.preferred.compare_exchange(
                 preferred,
-                (preferred + 1) % self.given.len(),
+                (preferred + 1) % nodes.len(),
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             );
         }
-        next
+    }
+
+    /// All nodes known.
+    pub fn all(&self) -> Vec<Arc<Node>> {
+        self.nodes.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The node at `address`, which another node named.
-    pub fn at(&self, address: &str) -> Result<Node> {
-        self.node(&address.parse()?)
-    }
-
-    /// The node at an endpoint.
-    pub fn node(&self, endpoint: &Endpoint) -> Result<Node> {
-        if let Some(node) = self.given.iter().find(|node| node.endpoint == *endpoint) {
-            return Ok(node.clone());
-        }
-        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(node) = learned.get(endpoint) {
-            return Ok(node.clone());
-        }
-        let node = Node {
-            endpoint: endpoint.clone(),
-            channel: transport(endpoint, self.connect_timeout)?.connect_lazy(),
+    pub fn at(&self, address: &str) -> Result<Arc<Node>> {
+        let endpoint: Endpoint = address.parse()?;
+        let known = |nodes: &[Arc<Node>]| {
+            nodes.iter().find(|node| node.endpoint == endpoint).map(Arc::clone)
         };
-        learned.insert(endpoint.clone(), node.clone());
+        if let Some(node) = known(&self.nodes.read().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(node);
+        }
+        let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(node) = known(&nodes) {
+            return Ok(node);
+        }
+        let channel = transport(&endpoint, self.connect_timeout)?.connect_lazy();
+        let node = Node::new(endpoint, channel, self.born);
+        if nodes.len() == self.given + LEARNED_NODES {
+            // The one learned first; whoever uses it keeps it.
+            nodes.remove(self.given);
+        }
+        nodes.push(node.clone());
         Ok(node)
     }
 }
@@ -126,14 +225,14 @@ impl Pool {
 /// Index of the first node that answers; it is given its connection.
 async fn first_to_answer(
     endpoints: &[Endpoint],
-    nodes: &mut [Node],
+    channels: &mut [Channel],
     mut connections: impl Stream<Item = Result<Channel, tonic::transport::Error>> + Unpin,
 ) -> Result<usize> {
     let mut first_error = None;
-    for (index, node) in nodes.iter_mut().enumerate() {
+    for (index, lazy) in channels.iter_mut().enumerate() {
         match connections.next().await {
             Some(Ok(channel)) => {
-                node.channel = channel;
+                *lazy = channel;
                 return Ok(index);
             }
             Some(Err(error)) => first_error = first_error.or(Some(error)),
@@ -161,4 +260,37 @@ fn transport(endpoint: &Endpoint, connect_timeout: Duration) -> Result<Transport
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .buffer_size(QUEUED_REQUESTS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_node_rests_and_then_one_request_tries_it() {
+        let born = Instant::now();
+        let health = Health::new(born);
+        assert!(health.admits(born) && health.admits(born));
+        health.silent(born);
+        let later = born + REST_OF_SILENT + Duration::from_millis(2);
+        assert!(!health.admits(born));
+        assert!(health.admits(later));
+        assert!(!health.admits(later), "one tries it");
+        health.heard();
+        assert!(health.admits(later) && health.admits(later));
+    }
+
+    #[test]
+    fn an_unreachable_node_rests_longer_each_time() {
+        let born = Instant::now();
+        let health = Health::new(born);
+        health.unreachable(born);
+        assert!(!health.admits(born + SHORTEST_REST / 2));
+        assert!(health.admits(born + SHORTEST_REST * 2));
+        for _ in 0..20 {
+            health.unreachable(born);
+        }
+        assert!(!health.admits(born + LONGEST_REST / 2));
+        assert!(health.admits(born + LONGEST_REST * 2));
+    }
 }

@@ -3,34 +3,46 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use raft_kv_proto::v1::{
-    self, admin_client::AdminClient, kv_client::KvClient, pipeline_request::Request,
-    pipeline_response::Result as Answer, state_machine_client::StateMachineClient,
+use raft_kv_proto::{
+    DIRECT_METADATA,
+    v1::{
+        self, admin_client::AdminClient, kv_client::KvClient,
+        state_machine_client::StateMachineClient,
+    },
 };
-use tonic::transport::Channel;
+use tonic::{
+    metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap},
+    transport::Channel,
+};
 
 use crate::{
-    call::{Cluster, Waits, is_worth_resending, may_have_effect},
+    batch,
+    call::{Cluster, mismatched},
     channel::Pool,
     endpoint::{Endpoint, IntoEndpoints},
     error::{Error, Result},
     operation::{Operation, Outcome, consistency},
+    pipeline::{Reply, Request},
     scan::Scan,
-    session::Write,
     value::{IntoBytes, Version, Versioned},
 };
 
 /// Above the largest message that a server sends or takes: several of the
 /// largest values, or a page of a scan, and their overhead.
-pub(crate) const MAX_MESSAGE_BYTES: usize = 72 << 20;
+const MAX_MESSAGE_BYTES: usize = 72 << 20;
 
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A client of a cluster. Clones are cheap and share their connections.
+/// A client of a cluster. Clones are cheap; they share their connections, their
+/// routing table and their session.
 ///
 /// Keys are 1 B to 64 KiB of any bytes, values up to 8 MiB, unless the server is
 /// configured otherwise. Reads are linearizable unless their name says `stale`.
+///
+/// Requests of any number of tasks for single keys share one stream to each node;
+/// use one client for all of them. A request that is dropped before its answer
+/// came is given up: a write may take effect all the same.
 #[derive(Clone, Debug)]
 pub struct RaftKVClient {
     cluster: Arc<Cluster>,
@@ -72,10 +84,8 @@ impl ClientBuilder {
     pub async fn connect(self) -> Result<RaftKVClient> {
         let endpoints = Endpoint::parse_list(&self.endpoints)?;
         let pool = Pool::connect(endpoints, self.connect_timeout).await?;
-        let cluster = Arc::new(Cluster::new(pool, self.request_timeout));
-        // Without it requests go to any node, which does what is needed.
-        cluster.routing.refresh(&cluster.pool, cluster.routing.mark()).await;
-        Ok(RaftKVClient { cluster })
+        let cluster = Cluster::new(pool, self.request_timeout).await;
+        Ok(RaftKVClient { cluster: Arc::new(cluster) })
     }
 }
 
@@ -120,16 +130,16 @@ impl RaftKVClient {
     }
 
     async fn put_if(&self, key: Bytes, value: Bytes, expected: Option<Version>) -> Result<Version> {
-        let write = self.cluster.begin_write();
+        let ticket = self.cluster.ticket(1);
         let put = v1::PutRequest {
-            key: key.clone(),
+            key,
             value,
             expected_version: expected.map(|version| version.0),
-            once: Some(write.once()),
+            once: Some(ticket.once(0)),
         };
-        match self.cluster.ask(&key, Request::Put(put)).await? {
-            Answer::Put(put) => Ok(Version(put.version)),
-            _ => Err(another_answer()),
+        match self.cluster.run(Request::Put(put)).await? {
+            Reply::Put(response) => Ok(Version(response.version)),
+            _ => Err(mismatched()),
         }
     }
 
@@ -151,20 +161,20 @@ impl RaftKVClient {
     }
 
     async fn read(&self, key: Bytes, stale: bool) -> Result<Option<Versioned>> {
-        let get = v1::GetRequest { key: key.clone(), consistency: consistency(stale).into() };
-        match self.cluster.ask(&key, Request::Get(get)).await? {
-            Answer::Get(get) => Ok(Versioned::from_response(get)),
-            _ => Err(another_answer()),
+        let get = v1::GetRequest { key, consistency: consistency(stale).into() };
+        match self.cluster.run(Request::Get(get)).await? {
+            Reply::Get(response) => Ok(Versioned::from_response(response)),
+            _ => Err(mismatched()),
         }
     }
 
     /// Removes a key; tells whether it existed.
     pub async fn delete(&self, key: impl IntoBytes) -> Result<bool> {
-        let (key, write) = (key.into_bytes(), self.cluster.begin_write());
-        let delete = v1::DeleteRequest { key: key.clone(), once: Some(write.once()) };
-        match self.cluster.ask(&key, Request::Delete(delete)).await? {
-            Answer::Delete(delete) => Ok(delete.existed),
-            _ => Err(another_answer()),
+        let ticket = self.cluster.ticket(1);
+        let delete = v1::DeleteRequest { key: key.into_bytes(), once: Some(ticket.once(0)) };
+        match self.cluster.run(Request::Delete(delete)).await? {
+            Reply::Delete(response) => Ok(response.existed),
+            _ => Err(mismatched()),
         }
     }
 
@@ -186,16 +196,14 @@ impl RaftKVClient {
     ) -> Result<Vec<Result<Outcome>>> {
         let operations: Vec<Operation> = operations.into_iter().collect();
         let comparisons: Vec<bool> = operations.iter().map(Operation::is_comparison).collect();
-        // Held until the results are there.
-        let mut writes = Vec::new();
-        let operations = operations.into_iter().map(|operation| {
-            let write = (!operation.is_read()).then(|| self.cluster.begin_write());
-            let once = write.as_ref().map(Write::once);
-            writes.extend(write);
-            operation.into_wire(once)
-        });
-        let request = v1::BatchRequest { operations: operations.collect() };
-        let outcomes = self.send_batch(request).await?;
+        let writes = operations.iter().filter(|operation| !operation.is_read()).count();
+        let ticket = self.cluster.ticket(writes);
+        let mut onces = (0..writes).map(|place| ticket.once(place));
+        let operations = operations.into_iter();
+        let request = v1::BatchRequest {
+            operations: operations.map(|operation| operation.into_wire(&mut onces)).collect(),
+        };
+        let outcomes = batch::send(&self.cluster, request).await?;
         if outcomes.len() != comparisons.len() {
             let message = format!("{} of {} operations", outcomes.len(), comparisons.len());
             return Err(Error::BadResponse { message });
@@ -209,42 +217,21 @@ impl RaftKVClient {
             .collect())
     }
 
-    /// Sends a batch, and all of it again as long as that may mend a part that
-    /// failed: what took effect does not take effect again, and the order is kept.
-    async fn send_batch(&self, request: v1::BatchRequest) -> Result<Vec<Result<Outcome>>> {
-        let deadline = self.cluster.deadline();
-        let mut waits = Waits::new();
-        let mut maybe_done = false;
-        loop {
-            let batch = |channel, request| async move { kv(channel).batch(request).await };
-            let called = self.cluster.call(deadline, request.clone(), batch).await?;
-            maybe_done |= called.maybe_done;
-            let results = called.answer.results.into_iter();
-            let outcomes: Vec<Result<Outcome>> = results.map(Outcome::from_result).collect();
-            let failed = |outcome: &Result<Outcome>, wanted: fn(&Error) -> bool| {
-                outcome.as_ref().is_err_and(wanted)
-            };
-            let mendable = outcomes.iter().any(|outcome| failed(outcome, is_worth_resending));
-            maybe_done |= outcomes.iter().any(|outcome| failed(outcome, may_have_effect));
-            if !mendable || !waits.wait(deadline).await {
-                let verdict = |error| self.cluster.verdict(error, maybe_done);
-                return Ok(outcomes.into_iter().map(|o| o.map_err(verdict)).collect());
-            }
-        }
-    }
-
     /// Runs a command of the cluster's plugin on every replica of the shard that
     /// `key` is routed to, and gives its response.
     ///
     /// # Errors
     /// [`Error::Plugin`] if the plugin refuses or fails.
     pub async fn apply(&self, key: impl IntoBytes, command: impl IntoBytes) -> Result<Bytes> {
-        let (key, write) = (key.into_bytes(), self.cluster.begin_write());
-        let (command, once) = (command.into_bytes(), Some(write.once()));
-        let apply = v1::ApplyRequest { key: key.clone(), command, once };
-        match self.cluster.ask(&key, Request::Apply(apply)).await? {
-            Answer::Apply(apply) => Ok(apply.response),
-            _ => Err(another_answer()),
+        let ticket = self.cluster.ticket(1);
+        let apply = v1::ApplyRequest {
+            key: key.into_bytes(),
+            command: command.into_bytes(),
+            once: Some(ticket.once(0)),
+        };
+        match self.cluster.run(Request::Apply(apply)).await? {
+            Reply::Apply(response) => Ok(response.response),
+            _ => Err(mismatched()),
         }
     }
 
@@ -254,12 +241,14 @@ impl RaftKVClient {
     /// # Errors
     /// [`Error::Plugin`] if the plugin refuses or fails.
     pub async fn query(&self, key: impl IntoBytes, request: impl IntoBytes) -> Result<Bytes> {
-        let (key, request) = (key.into_bytes(), request.into_bytes());
-        let consistency = consistency(false).into();
-        let query = v1::QueryRequest { key: key.clone(), request, consistency };
-        match self.cluster.ask(&key, Request::Query(query)).await? {
-            Answer::Query(query) => Ok(query.response),
-            _ => Err(another_answer()),
+        let query = v1::QueryRequest {
+            key: key.into_bytes(),
+            request: request.into_bytes(),
+            consistency: consistency(false).into(),
+        };
+        match self.cluster.run(Request::Query(query)).await? {
+            Reply::Query(response) => Ok(response.response),
+            _ => Err(mismatched()),
         }
     }
 
@@ -267,13 +256,8 @@ impl RaftKVClient {
     pub async fn status(&self) -> Result<v1::StatusResponse> {
         let status = |channel, request| async move { admin(channel).status(request).await };
         let request = v1::StatusRequest {};
-        let deadline = self.cluster.deadline();
-        Ok(self.cluster.call(deadline, request, status).await?.answer)
+        Ok(self.cluster.call(request, status).await?.answer)
     }
-}
-
-fn another_answer() -> Error {
-    Error::BadResponse { message: "something that was not asked".to_owned() }
 }
 
 /// The key-value service over a connection.
@@ -283,10 +267,17 @@ pub(crate) fn kv(channel: Channel) -> KvClient<Channel> {
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
+/// The state machine service over a connection.
 pub(crate) fn machine(channel: Channel) -> StateMachineClient<Channel> {
     StateMachineClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// Says that a call is not to be forwarded.
+pub(crate) fn set_direct(metadata: &mut MetadataMap) {
+    let key = AsciiMetadataKey::from_static(DIRECT_METADATA);
+    metadata.insert(key, AsciiMetadataValue::from_static("1"));
 }
 
 fn admin(channel: Channel) -> AdminClient<Channel> {

@@ -24,8 +24,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a request failed.
 ///
 /// After [`Error::Unavailable`], [`Error::Timeout`], [`Error::BadResponse`] and
-/// [`Error::Other`] a write may or may not have taken effect; after any other
-/// error it has not.
+/// [`Error::Other`] a write may or may not have taken effect, or may still do so
+/// for as long as it is valid: the request timeout and 30 s from its beginning.
+/// After any other error none of its attempts has. Either way it takes effect
+/// once at most; but to the cluster the same call made again is another write.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -112,7 +114,7 @@ pub enum Error {
 impl Error {
     /// What the status of a call to `endpoint` means.
     pub(crate) fn from_call(status: Status, endpoint: &Endpoint) -> Self {
-        if in_chain::<ConnectError>(&status) {
+        if is_connect(&status) {
             return Self::Connect { endpoint: endpoint.to_string(), source: Arc::new(status) };
         }
         if let Some(source) = status.source() {
@@ -144,7 +146,7 @@ impl Error {
                 Self::InvalidArgument { field: "request".to_owned(), message }
             }
             (Some(Detail::StaleRouting(_) | Detail::ShardUnavailable(_)), _)
-            | (None, Code::Unavailable) => Self::Unavailable { message },
+            | (None, Code::Unavailable | Code::DeadlineExceeded) => Self::Unavailable { message },
             (Some(Detail::ResourceExhausted(_)), _) | (None, Code::ResourceExhausted) => {
                 Self::ResourceExhausted { message }
             }
@@ -170,6 +172,11 @@ impl From<OperationError> for Error {
         let status = Status::new(Code::from(error.code), error.message);
         Self::from_detail(error.detail.and_then(|detail| detail.detail), status)
     }
+}
+
+/// Whether no connection could be made, so that nothing was sent.
+pub(crate) fn is_connect(status: &Status) -> bool {
+    in_chain::<ConnectError>(status)
 }
 
 /// Whether the error or one of its sources is an `E`.

@@ -1,8 +1,7 @@
 //! The RaftKV client.
 //!
 //! [`RaftKVClient`] is a cheap handle that any number of tasks may clone and
-//! use at once. It knows which node leads which shard and asks the leader; what
-//! many tasks ask at the same time goes over one stream to each node.
+//! use at once.
 //!
 //! ```no_run
 //! use raft_kv_client::RaftKVClient;
@@ -21,18 +20,43 @@
 //! # }
 //! ```
 //!
-//! A request is sent again, within its deadline and to other nodes, as long as
-//! the cluster cannot serve it: while a leader is elected, when a connection
-//! breaks, when a node does not answer. A write takes effect once all the same:
-//! each client has a session, and the cluster remembers what it answered.
+//! # Routing
+//! The client holds one HTTP/2 connection to each node it has asked. It learns
+//! from the nodes which of them leads which shard, and sends each request for a
+//! key straight to the leader of the key's shard. Nodes that no longer lead say
+//! who does; when a leader cannot be reached, the client asks the others until
+//! there is a new one. Without a routing table, and for batches and scans, it asks
+//! the first endpoint that answers, and that node forwards the request.
+//!
+//! # Coalescing
+//! Requests of all tasks for single keys go over one long-lived stream to each
+//! node. A request is sent at once; those that come while the connection is busy
+//! go out together. A hundred tasks with a request each are thus far cheaper than
+//! a hundred calls, without any setting. When too much waits for a node, callers
+//! wait for room. Requests of more than 256 KiB are calls of their own.
+//!
+//! # Exactly once
+//! A write carries the client's session and a number, and the cluster remembers
+//! what became of it. So writes, like reads, are sent again when a node does not
+//! answer or fails, and still take effect once. What a node answers to the request
+//! itself, such as [`Error::VersionMismatch`], is final.
+//!
+//! # Deadlines
+//! [`ClientBuilder::request_timeout`] bounds a request with all its attempts. An
+//! attempt that takes longer than a second or two, or half of that time, is
+//! followed by another, elsewhere if the node is silent. [`Error`] says after
+//! which errors the outcome of a write is unknown.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod attempts;
+mod batch;
 mod call;
 mod channel;
 mod client;
 mod endpoint;
 mod error;
+mod failure;
 mod operation;
 mod pipeline;
 mod routing;

@@ -77,23 +77,21 @@ impl Operation {
     pub(crate) fn is_comparison(&self) -> bool {
         matches!(self, Self::Put { expected: Some(_), .. })
     }
-}
 
-impl Operation {
-    /// The operation as it is sent; a write with what makes it take effect once.
-    pub(crate) fn into_wire(self, once: Option<v1::Once>) -> v1::Operation {
+    /// The operation as it is sent; a write takes the next of `onces`.
+    pub(crate) fn into_wire(self, onces: &mut impl Iterator<Item = v1::Once>) -> v1::Operation {
         use v1::operation::Operation as Wire;
         let operation = match self {
             Self::Put { key, value, expected } => Wire::Put(v1::PutRequest {
                 key,
                 value,
                 expected_version: expected.map(|version| version.0),
-                once,
+                once: onces.next(),
             }),
             Self::Get { key, stale } => {
                 Wire::Get(v1::GetRequest { key, consistency: consistency(stale).into() })
             }
-            Self::Delete { key } => Wire::Delete(v1::DeleteRequest { key, once }),
+            Self::Delete { key } => Wire::Delete(v1::DeleteRequest { key, once: onces.next() }),
         };
         v1::Operation { operation: Some(operation) }
     }

@@ -153,9 +153,9 @@ impl Pages {
         self.request.limit = self.remaining.unwrap_or(0);
         let scan = |channel, request| async move { kv(channel).scan(request).await };
         let request = self.request.clone();
-        let called = self.cluster.call(self.cluster.deadline(), request, scan).await?;
+        let called = self.cluster.call(request, scan).await?;
         let (node, pages) = (called.node, called.answer);
-        Ok(Call { endpoint: node.endpoint, pages, cursor: Bytes::new() })
+        Ok(Call { endpoint: node.endpoint.clone(), pages, cursor: Bytes::new() })
     }
 
     /// Cuts a page to what may still be given.

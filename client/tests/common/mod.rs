@@ -1,16 +1,17 @@
 //! A node in the test's own process: the services over a map, with faults that
 //! tests ask for.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     future::pending,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -25,97 +26,55 @@ use tokio::{
     net::TcpListener,
     sync::{oneshot, watch},
     task::JoinHandle,
+    time::sleep,
 };
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Status, transport::Server};
 
+mod proxy;
 mod services;
+mod store;
+
+pub use proxy::Proxy;
+pub use store::Store;
 
 /// A get or put of this key is never answered.
 pub const HANGING_KEY: &str = "hang";
 
-/// Pairs in a page of a scan.
-const PAGE_PAIRS: usize = 2;
-/// Pages after which the node ends a call, for the client to ask again.
-const CALL_PAGES: usize = 2;
+/// While this key is held, the routing table is not given either.
+pub const ROUTING_KEY: &str = "routing";
 
-/// What a node holds, and how it shall misbehave.
+/// Slots of the keys.
+pub const SLOTS: u32 = 256;
+
+/// A node, and how it shall misbehave.
 #[derive(Default)]
 pub struct Node {
-    pairs: Mutex<BTreeMap<Bytes, (Bytes, u64)>>,
-    last_version: Mutex<u64>,
+    pub store: Arc<Store>,
     /// Given, one each, to the next requests instead of an answer.
     faults: Mutex<VecDeque<Status>>,
     requests: AtomicUsize,
-    /// What the writes carried, in the order they came.
-    writes: Mutex<Vec<v1::Once>>,
-    /// Streams opened so far, and routing tables given.
-    streams: AtomicUsize,
-    routings: AtomicUsize,
+    /// What the node says of where keys live; nothing if it does not know the call.
     routing: Mutex<Option<v1::RoutingResponse>>,
-    breaks: AtomicBool,
-    /// Answers even what it would never answer.
-    never_hangs: AtomicBool,
-    stopping: watch::Sender<bool>,
-    itself: Mutex<Weak<Node>>,
+    routings: AtomicUsize,
+    routings_at_once: AtomicUsize,
+    most_routings_at_once: AtomicUsize,
+    /// The address of the leader of all shards; the node itself if there is none.
+    leader: Mutex<Option<String>>,
+    streams: AtomicUsize,
+    direct_requests: AtomicUsize,
+    /// The numbers of the writes that came in, in order.
+    onces: Mutex<Vec<v1::Once>>,
+    /// Keys whose requests are carried out and not yet answered.
+    held: watch::Sender<BTreeSet<Bytes>>,
+    /// Changes when the streams are to end.
+    stops: watch::Sender<u32>,
 }
 
 impl Node {
-    /// What the writes carried, in the order they came.
-    pub fn writes(&self) -> Vec<v1::Once> {
-        self.writes.lock().unwrap().clone()
-    }
-
-    /// How many streams were opened.
-    pub fn streams(&self) -> usize {
-        self.streams.load(Ordering::SeqCst)
-    }
-
-    /// How often the routing table was asked for.
-    pub fn routings(&self) -> usize {
-        self.routings.load(Ordering::SeqCst)
-    }
-
-    /// Answers from now on that this address leads the only shard.
-    pub fn set_leader(&self, address: &str) {
-        let shard = v1::ShardRoute {
-            name: "shard_0".into(),
-            slots: vec![v1::SlotRange { start: 0, end: 256 }],
-            leader: "node".into(),
-            address: address.into(),
-        };
-        let routing = v1::RoutingResponse { slots: 256, shards: vec![shard], ..Default::default() };
-        *self.routing.lock().unwrap() = Some(routing);
-    }
-
-    /// Carries the next write out and breaks the stream instead of answering.
-    pub fn break_after_next_write(&self) {
-        self.breaks.store(true, Ordering::SeqCst);
-    }
-
-    /// Answers everything from now on.
-    pub fn never_hang(&self) {
-        self.never_hangs.store(true, Ordering::SeqCst);
-    }
-
-    /// A request to a key that is never answered does not return from here.
-    async fn hang_on(&self, key: &Bytes) {
-        if *key == HANGING_KEY && !self.never_hangs.load(Ordering::SeqCst) {
-            pending::<()>().await;
-        }
-    }
-
-    fn note(&self, once: Option<v1::Once>) {
-        self.writes.lock().unwrap().extend(once);
-    }
-
-    fn apply(&self, apply: v1::ApplyRequest) -> Result<v1::ApplyResponse, Status> {
-        self.note(apply.once);
-        if apply.command == "refuse" {
-            return Err(refused("as told".into()));
-        }
-        let response = [b"applied ", &apply.command[..]].concat().into();
-        Ok(v1::ApplyResponse { response })
+    /// A node of the cluster that shares this store.
+    pub fn of(store: &Arc<Store>) -> Arc<Self> {
+        Arc::new(Self { store: store.clone(), ..Self::default() })
     }
 
     /// Fails the next requests with these.
@@ -125,88 +84,116 @@ impl Node {
 
     /// How many requests have come in.
     pub fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
+        self.requests.load(SeqCst)
+    }
+
+    /// How many of them were not to be forwarded.
+    pub fn direct_requests(&self) -> usize {
+        self.direct_requests.load(SeqCst)
+    }
+
+    /// How many pipelines were opened.
+    pub fn streams(&self) -> usize {
+        self.streams.load(SeqCst)
+    }
+
+    /// How often the routing table was asked for.
+    pub fn routings(&self) -> usize {
+        self.routings.load(SeqCst)
+    }
+
+    /// How many asked for it at the same time, at most.
+    pub fn most_routings_at_once(&self) -> usize {
+        self.most_routings_at_once.load(SeqCst)
+    }
+
+    /// The numbers of the writes that came in.
+    pub fn onces(&self) -> Vec<v1::Once> {
+        self.onces.lock().unwrap().clone()
     }
 
     /// Whether the node has the key.
     pub fn has(&self, key: &str) -> bool {
-        self.pairs.lock().unwrap().contains_key(key.as_bytes())
+        self.store.has(key)
+    }
+
+    /// From now on says that one shard has all slots, led at `address`.
+    pub fn route_all_to(&self, address: &str) {
+        let shard = v1::ShardRoute {
+            name: "shard_0".into(),
+            slots: vec![v1::SlotRange { start: 0, end: SLOTS }],
+            leader: "a node".into(),
+            address: address.into(),
+        };
+        self.route(vec![shard]);
+    }
+
+    /// From now on says that these are the shards.
+    pub fn route(&self, shards: Vec<v1::ShardRoute>) {
+        let mut routing = self.routing.lock().unwrap();
+        let version = routing.as_ref().map_or(1, |routing| routing.version + 1);
+        *routing = Some(v1::RoutingResponse {
+            cluster_id: "cluster".into(),
+            version,
+            slots: SLOTS,
+            shards,
+            unix_ms: CLUSTER_TIME_MS,
+        });
+    }
+
+    /// From now on the leader is at `address`; at `None` this node leads.
+    pub fn follow(&self, address: Option<&str>) {
+        *self.leader.lock().unwrap() = address.map(str::to_owned);
+    }
+
+    /// Carries requests for the key out, but answers them only when released.
+    pub fn hold(&self, key: &str) {
+        self.held.send_modify(|held| {
+            held.insert(Bytes::copy_from_slice(key.as_bytes()));
+        });
+    }
+
+    /// Answers the requests for the key.
+    pub fn release(&self, key: &str) {
+        self.held.send_modify(|held| {
+            held.remove(key.as_bytes());
+        });
     }
 
     fn begin(&self) -> Result<(), Status> {
-        self.requests.fetch_add(1, Ordering::SeqCst);
+        self.requests.fetch_add(1, SeqCst);
         match self.faults.lock().unwrap().pop_front() {
             Some(fault) => Err(fault),
             None => Ok(()),
         }
     }
 
-    fn put(&self, put: v1::PutRequest) -> Result<v1::PutResponse, Status> {
-        self.note(put.once);
-        if put.key.is_empty() {
-            return Err(status_with_detail(
-                Code::InvalidArgument,
-                "a key has 1 byte at least",
-                Detail::InvalidArgument(v1::InvalidArgument {
-                    field: "key".into(),
-                    limit: "1 B".into(),
-                }),
-            ));
-        }
-        let mut pairs = self.pairs.lock().unwrap();
-        let current = pairs.get(&put.key).map_or(0, |(_, version)| *version);
-        if put.expected_version.is_some_and(|expected| expected != current) {
-            return Err(refused(format!("the version is {current}")));
-        }
-        let mut last_version = self.last_version.lock().unwrap();
-        *last_version += 1;
-        pairs.insert(put.key, (put.value, *last_version));
-        Ok(v1::PutResponse { version: *last_version })
-    }
-
-    fn get(&self, get: &v1::GetRequest) -> v1::GetResponse {
-        match self.pairs.lock().unwrap().get(&get.key) {
-            None => v1::GetResponse::default(),
-            Some((value, version)) => {
-                v1::GetResponse { found: true, value: value.clone(), version: *version }
+    /// [`Node::begin`] for a request that may be for the leader only.
+    fn begin_at(&self, direct: bool) -> Result<(), Status> {
+        self.begin()?;
+        if direct {
+            self.direct_requests.fetch_add(1, SeqCst);
+            if let Some(leader) = &*self.leader.lock().unwrap() {
+                return Err(not_leader(leader));
             }
         }
+        Ok(())
     }
 
-    fn delete(&self, delete: &v1::DeleteRequest) -> v1::DeleteResponse {
-        self.note(delete.once);
-        let existed = self.pairs.lock().unwrap().remove(&delete.key).is_some();
-        v1::DeleteResponse { existed }
+    fn note(&self, once: Option<&v1::Once>) {
+        self.onces.lock().unwrap().extend(once.copied());
     }
 
-    /// The pages of one call; at most [`CALL_PAGES`], whatever is left.
-    fn scan(&self, scan: &v1::ScanRequest) -> Vec<Result<v1::ScanResponse, Status>> {
-        let limit = match scan.limit {
-            0 => usize::MAX,
-            limit => limit as usize,
-        };
-        let pairs = self.pairs.lock().unwrap();
-        let matching: Vec<v1::KeyValue> = pairs
-            .iter()
-            .filter(|(key, _)| key.starts_with(&scan.prefix) && **key > scan.cursor)
-            .map(|(key, (value, version))| v1::KeyValue {
-                key: key.clone(),
-                value: value.clone(),
-                version: *version,
-            })
-            .collect();
-        let given = &matching[..matching.len().min(limit)];
-        let last_key = matching.last().map(|pair| &pair.key);
-        let pages = given.chunks(PAGE_PAIRS).take(CALL_PAGES).map(|pairs| {
-            let cursor = pairs.last().map(|pair| pair.key.clone());
-            Ok(v1::ScanResponse {
-                pairs: pairs.to_vec(),
-                cursor: cursor.filter(|key| Some(key) != last_key).unwrap_or_default(),
-            })
-        });
-        pages.collect()
+    /// Waits while the key is held.
+    async fn until_released(&self, key: &Bytes) {
+        let mut held = self.held.subscribe();
+        // The sender is this node's own.
+        let _ = held.wait_for(|held| !held.contains(key)).await;
     }
 }
+
+/// The clock that the nodes show.
+pub const CLUSTER_TIME_MS: u64 = 5_000_000;
 
 /// A plugin's refusal.
 pub fn refused(message: String) -> Status {
@@ -234,6 +221,13 @@ pub fn not_leader(address: &str) -> Status {
     )
 }
 
+/// A request to a key that is never answered does not return from here.
+async fn hang_on(key: &Bytes) {
+    if *key == HANGING_KEY {
+        pending::<()>().await;
+    }
+}
+
 /// A running node.
 pub struct Running {
     pub node: Arc<Node>,
@@ -251,13 +245,11 @@ impl Running {
     /// Starts a node.
     pub async fn start_on(node: Arc<Node>, address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
-        *node.itself.lock().unwrap() = Arc::downgrade(&node);
-        node.stopping.send_replace(false);
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let kv = KvServer::from_arc(node.clone()).max_decoding_message_size(72 << 20);
-        let machine =
-            StateMachineServer::from_arc(node.clone()).max_decoding_message_size(72 << 20);
+        let machine = StateMachineServer::new(services::Machine(node.clone()))
+            .max_decoding_message_size(72 << 20);
         let server = Server::builder()
             .add_service(kv)
             .add_service(machine)
@@ -277,10 +269,19 @@ impl Running {
 
     /// Stops the node; gives what it held.
     pub async fn stop(self) -> Arc<Node> {
-        self.node.stopping.send_replace(true);
         self.stop.send(()).unwrap();
+        self.node.stops.send_modify(|stops| *stops += 1);
         self.task.await.unwrap();
         self.node
+    }
+}
+
+/// Waits until something holds.
+pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "still not so: {what}");
+        sleep(Duration::from_millis(1)).await;
     }
 }
 

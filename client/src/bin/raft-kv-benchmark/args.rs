@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use raft_kv_client::Endpoint;
 
-use crate::target::MAX_TXN_OPERATIONS;
+use crate::cluster::MAX_TXN_OPERATIONS;
 
 const AFTER_HELP: &str = "\
 Each caller sends a call, waits for its answer, and sends the next one. The phases of \
@@ -107,6 +107,11 @@ impl Args {
     /// Why these arguments make no sense together, if so.
     pub fn check(&self) -> Result<(), String> {
         let etcd = self.target == Target::Etcd;
+        if etcd && cfg!(not(feature = "etcd")) {
+            return Err(
+                "--target etcd: this program was built without its feature `etcd`".to_owned()
+            );
+        }
         if etcd && self.via == Via::Client {
             return Err("--via client is RaftKV's client library: leave it out for etcd".to_owned());
         }

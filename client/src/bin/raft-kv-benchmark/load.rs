@@ -14,8 +14,8 @@ use tokio::{
 
 use crate::{
     args::{Args, Phase},
+    cluster::{CannotLoad, Cluster, Connection},
     tally::Tally,
-    target::{CannotLoad, Cluster, Connection},
     workload::{Operation, Operations, Workload},
 };
 

@@ -2,17 +2,17 @@
 //!
 //! A number of callers each send one call after the other (a closed loop), for a
 //! while; `args` says what can be asked for, `workload` chooses the operations,
-//! `target` sends them, `load` runs the callers, `tally` counts what becomes of
+//! `cluster` sends them, `load` runs the callers, `tally` counts what becomes of
 //! them and `report` writes the figures. Figures go to stdout, everything else to
 //! stderr.
 //!
 //! Every call has a deadline, so that a run ends whatever the cluster does.
 
 mod args;
+mod cluster;
 mod load;
 mod report;
 mod tally;
-mod target;
 mod workload;
 
 use std::{
@@ -24,8 +24,8 @@ use clap::Parser;
 use tokio::runtime::Builder;
 
 use args::{Args, Output};
+use cluster::{CannotLoad, Cluster, NoLeaders, Unreachable};
 use report::{Figures, Setup};
-use target::{CannotLoad, Cluster, NoLeaders, Unreachable};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     args::{Args, Phase, Route, Via},
+    cluster::Cluster,
     tally::Tally,
-    target::Cluster,
 };
 
 /// The columns of the table. They have a fixed width, for rows to be written as
@@ -213,7 +213,7 @@ fn phase_json(figures: &Figures) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::{Answer, Failure};
+    use crate::cluster::{Answer, Failure};
 
     /// Calls of 1, 2, … `calls` milliseconds, ten operations each.
     fn tally(calls: u64) -> Tally {

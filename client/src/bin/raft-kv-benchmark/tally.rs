@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use hdrhistogram::Histogram;
 
-use crate::target::Answer;
+use crate::cluster::Answer;
 
 /// Longer latencies count as this one, in microseconds.
 const LONGEST_MICROS: u64 = 3600 * 1_000_000;
@@ -73,7 +73,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::Failure;
+    use crate::cluster::Failure;
 
     fn failed(kind: &str, operations: u64, message: &str) -> Answer {
         let (kind, message) = (kind.to_owned(), message.to_owned());

@@ -1,16 +1,15 @@
 //! What is under load: connections to a cluster of RaftKV or etcd, and calls over
 //! them.
 //!
-//! `channels` makes HTTP/2 connections, the same for both. Calls over them go out
-//! as those of any gRPC client (`unary` to any node of RaftKV, `leaders` to the
-//! one that leads the key's shard, `etcd`), or through RaftKV's own client library
-//! (`library`). Whatever the kind, an [`Answer`] says what became of a call.
+//! Calls go out as those of any gRPC client (`unary` to any node of RaftKV,
+//! `leaders` to the one that leads the key's shard, both over connections that
+//! `channels` makes; `etcd`), or through RaftKV's own client library (`library`). Whatever the kind, an [`Answer`] says what became of a call.
 
 mod channels;
 #[cfg(feature = "etcd")]
 mod etcd;
 #[cfg(not(feature = "etcd"))]
-#[path = "target/no_etcd.rs"]
+#[path = "cluster/no_etcd.rs"]
 mod etcd;
 mod leaders;
 mod library;
