@@ -15,6 +15,7 @@ use common::{
 use futures::future::{join_all, try_join_all};
 use raft_kv_client::{Error, RaftKVClient};
 use raft_kv_proto::v1::{ShardRoute, SlotRange};
+use tokio::time::sleep;
 use tonic::Status;
 
 /// Well above an attempt's time, well below the request timeout.
@@ -177,6 +178,8 @@ async fn many_tasks_that_meet_a_dead_leader_refresh_one_at_a_time() {
     lead(&nodes, 0, &proxy.endpoint());
     let client = RaftKVClient::new(nodes[1].endpoint()).await.unwrap();
     client.put("k", "v").await.unwrap();
+    // A table that was just fetched is not fetched anew.
+    sleep(Duration::from_millis(50)).await;
     let routings = nodes[1].node.routings();
     nodes[1].node.hold(ROUTING_KEY);
     proxy.kill();

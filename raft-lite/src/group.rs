@@ -14,7 +14,9 @@
 //!   after the last contact with a leader of the current term (the *vote gate*);
 //! - a read waits for the leader's confirmation under a context never used
 //!   before, and is asked again when no answer comes;
-//! - a leader answers reads by itself only within its lease (`lease.rs`).
+//! - a leader answers reads by itself only within its lease (`lease.rs`);
+//! - a leader tells its followers of commits only up to what it has applied: else a
+//!   read at a follower could see what a later one at the leader does not.
 
 mod handover;
 mod lease;
@@ -446,14 +448,20 @@ impl Group {
             return;
         }
         let mut leads_round = None;
+        let applied = self.shared.applied();
         if self.is_leader() {
             self.replicated_by_all = self.replicated_by_all.max(self.least_matched());
             leads_round = Some(self.lease.stamp(round.now));
         }
-        for message in messages {
+        for mut message in messages {
             let Some(node) = self.voters.get(&ReplicaId(message.to)).copied() else {
                 continue;
             };
+            if leads_round.is_some() && is_leader_contact(message.get_msg_type()) {
+                // Followers never know, and show, more than what this replica, which
+                // answers reads by itself, has applied.
+                message.commit = message.commit.min(applied.0);
+            }
             let envelope = Envelope {
                 replicated_by_all: self.replicated_by_all.0,
                 round: leads_round.unwrap_or_else(|| self.seen_round(message.term)),

@@ -110,10 +110,16 @@ impl GroupShared {
         self.lead_start.store(index.map_or(u64::MAX, |index| index.0), Ordering::Release);
     }
 
+    /// Index of the first entry of the term this replica leads in; beyond all others
+    /// unless it leads.
+    pub(crate) fn lead_start(&self) -> Index {
+        Index(self.lead_start.load(Ordering::Acquire))
+    }
+
     /// Whether the replica leads and has applied an entry of its own term, and so
     /// everything committed before.
     pub(crate) fn leads_settled(&self) -> bool {
-        self.halted().is_none() && self.applied().0 >= self.lead_start.load(Ordering::Acquire)
+        self.halted().is_none() && self.applied() >= self.lead_start()
     }
 
     pub(crate) fn set_lease_end(&self, end: Option<BootTime>) {

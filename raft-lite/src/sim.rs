@@ -81,9 +81,27 @@ struct History {
     /// Reads answered: the number of commands acknowledged when each was asked,
     /// and the index the read saw.
     reads: Vec<(GroupId, usize, NodeId, Index)>,
+    /// The highest index that a read saw.
+    seen: BTreeMap<GroupId, Index>,
     /// How many of them a leader answered by its lease.
     lease_reads: usize,
     refused: usize,
+}
+
+impl History {
+    /// A read was answered; no read may see less than one that was answered before
+    /// it was asked.
+    fn read(&mut self, read: (GroupId, usize, NodeId, Index), before: Index) {
+        let (group, _, node, index) = read;
+        assert!(
+            index >= before,
+            "a read of group {group} at node {node} saw index {index}, but one that was answered \
+             before it was asked saw {before}"
+        );
+        let seen = self.seen.entry(group).or_default();
+        *seen = (*seen).max(index);
+        self.reads.push(read);
+    }
 }
 
 struct Sim {
@@ -290,8 +308,11 @@ impl Sim {
         let group = self.groups[self.rng.random_range(0..self.groups.len())];
         let id = self.random_node();
         let history = Arc::clone(&self.history);
-        let acknowledged =
-            history.lock().unwrap().acknowledged.get(&group).map_or(0, |numbers| numbers.len());
+        let (acknowledged, before) = {
+            let history = history.lock().unwrap();
+            let acknowledged = history.acknowledged.get(&group).map_or(0, Vec::len);
+            (acknowledged, history.seen.get(&group).copied().unwrap_or_default())
+        };
         let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) else {
             return;
         };
@@ -299,13 +320,13 @@ impl Sim {
         if shared.reads_locally(self.clock.now()) {
             let seen = (group, acknowledged, id, shared.applied());
             let mut history = self.history.lock().unwrap();
-            history.reads.push(seen);
+            history.read(seen, before);
             history.lease_reads += 1;
             return;
         }
         let reply = Box::new(move |result: Result<Index, RequestError>| {
             if let Ok(index) = result {
-                history.lock().unwrap().reads.push((group, acknowledged, id, index));
+                history.lock().unwrap().read((group, acknowledged, id, index), before);
             }
         });
         let permit = Budget::new(1 << 20).take(1).unwrap();
@@ -336,13 +357,12 @@ impl Sim {
 
     fn is_settled(&self) -> bool {
         self.groups.iter().all(|group| {
-            let statuses: Vec<_> = self
-                .nodes
-                .values()
-                .map(|node| node.running.as_ref().unwrap().shared[group].status())
-                .collect();
+            let replicas =
+                || self.nodes.values().map(|node| &node.running.as_ref().unwrap().shared[group]);
+            let statuses: Vec<_> = replicas().map(|shared| shared.status()).collect();
             let first = &statuses[0];
-            first.leader.is_some()
+            // A new leader's log may hold more than it knows to be committed.
+            replicas().any(|shared| shared.leads_settled())
                 && first.applied > INITIAL_POSITION.index
                 && statuses.iter().all(|s| {
                     s.leader == first.leader && s.applied == first.applied && s.commit == s.applied

@@ -227,12 +227,15 @@ async fn read_all(node: &Node) -> (usize, usize, usize) {
 /// that no node serves wrong data from it.
 async fn damage_the_log(folder: &Path) {
     const PLACES: usize = 8;
+    /// Damage to the last write of a crashed node looks like a write that was torn,
+    /// and is cut off like one.
+    const LAST_WRITE_BYTES: usize = 1024;
     let mut generator = generator();
     for place in 0..PLACES {
         let copy = TempDir::new().unwrap();
         copy_folder(folder, copy.path());
         let log = newest_raft_log(copy.path());
-        let used = used_length(&log);
+        let used = used_length(&log) - LAST_WRITE_BYTES;
         let offset = used / PLACES * place + generator.random_range(0..used / PLACES);
         flip_byte(&log, offset);
         let mut node = NodeOptions::new().data_dir(copy.path()).create();

@@ -124,19 +124,24 @@ impl Group {
         if !self.is_leader() || !raft.commit_to_current_term() || !self.shared.lease_holds(now) {
             return false;
         }
+        // What was answered before, here or by a follower, was applied here.
+        let applied = self.shared.applied().0;
+        if applied < self.shared.lead_start().0 {
+            return false;
+        }
         let mut answer = eraftpb::Message {
             to: question.from,
             from: raft.id,
             term: raft.term,
-            index: raft.raft_log.committed,
+            index: applied,
             entries: question.entries.clone(),
             ..Default::default()
         };
         answer.set_msg_type(MessageType::MsgReadIndexResp);
         self.answers.push(answer);
         // The follower can answer once it knows that the index is committed.
-        let known = raft.prs().get(question.from).map_or(0, |progress| progress.committed_index);
-        if known < raft.raft_log.committed {
+        let known = raft.prs().get(question.from).map(|progress| progress.committed_index);
+        if known.is_some_and(|known| known < applied) {
             self.node.raft.send_append(question.from);
         }
         true

@@ -97,7 +97,7 @@ fn storm(seed: u64) -> [usize; 3] {
 #[test]
 fn three_replicas_survive_a_storm_from_each_seed() {
     let mut sums = [0; 3];
-    for seed in 0..60 {
+    for seed in 0..300 {
         for (sum, count) in sums.iter_mut().zip(storm(seed)) {
             *sum += count;
         }
