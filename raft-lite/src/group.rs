@@ -15,8 +15,8 @@
 //! - a read waits for the leader's confirmation under a context never used
 //!   before, and is asked again when no answer comes;
 //! - a leader answers reads by itself only within its lease (`lease.rs`);
-//! - a leader tells its followers of commits only up to what it has applied: else a
-//!   read at a follower could see what a later one at the leader does not.
+//! - a leader shows its followers only what it has applied: else a read at a follower
+//!   could see what a later one at the leader does not.
 
 mod handover;
 mod lease;
@@ -448,7 +448,6 @@ impl Group {
             return;
         }
         let mut leads_round = None;
-        let applied = self.shared.applied();
         if self.is_leader() {
             self.replicated_by_all = self.replicated_by_all.max(self.least_matched());
             leads_round = Some(self.lease.stamp(round.now));
@@ -457,10 +456,8 @@ impl Group {
             let Some(node) = self.voters.get(&ReplicaId(message.to)).copied() else {
                 continue;
             };
-            if leads_round.is_some() && is_leader_contact(message.get_msg_type()) {
-                // Followers never know, and show, more than what this replica, which
-                // answers reads by itself, has applied.
-                message.commit = message.commit.min(applied.0);
+            if leads_round.is_some() {
+                self.hide_unapplied(&mut message);
             }
             let envelope = Envelope {
                 replicated_by_all: self.replicated_by_all.0,
@@ -469,6 +466,23 @@ impl Group {
             let message = RaftMessage::from_raft(self.id(), message, envelope);
             round.send(node, message);
         }
+    }
+
+    /// Keeps from a follower what this leader, which answers reads by itself, has
+    /// committed and not yet applied: the follower would let it be read.
+    fn hide_unapplied(&self, message: &mut eraftpb::Message) {
+        let shown = self.shown().0;
+        match message.get_msg_type() {
+            MessageType::MsgReadIndexResp => message.index = message.index.min(shown),
+            kind if is_leader_contact(kind) => message.commit = message.commit.min(shown),
+            _ => {}
+        }
+    }
+
+    /// Up to where this leader's log may have been read: what it applied, and what
+    /// came before it led.
+    fn shown(&self) -> Index {
+        self.shared.applied().max(self.shared.lead_start())
     }
 
     /// Notes the newest round of the present term's leader.

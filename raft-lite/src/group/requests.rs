@@ -124,16 +124,11 @@ impl Group {
         if !self.is_leader() || !raft.commit_to_current_term() || !self.shared.lease_holds(now) {
             return false;
         }
-        // What was answered before, here or by a follower, was applied here.
-        let applied = self.shared.applied().0;
-        if applied < self.shared.lead_start().0 {
-            return false;
-        }
         let mut answer = eraftpb::Message {
             to: question.from,
             from: raft.id,
             term: raft.term,
-            index: applied,
+            index: raft.raft_log.committed,
             entries: question.entries.clone(),
             ..Default::default()
         };
@@ -141,7 +136,7 @@ impl Group {
         self.answers.push(answer);
         // The follower can answer once it knows that the index is committed.
         let known = raft.prs().get(question.from).map(|progress| progress.committed_index);
-        if known.is_some_and(|known| known < applied) {
+        if known.is_some_and(|known| known < self.shown().0.min(raft.raft_log.committed)) {
             self.node.raft.send_append(question.from);
         }
         true

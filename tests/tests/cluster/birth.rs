@@ -72,8 +72,13 @@ fn lists_that_contradict_each_other_are_refused() {
     let two: Vec<String> = cluster.list().split(',').take(2).map(str::to_owned).collect();
     cluster.launch(0);
     cluster.launch_with(1, &two.join(","));
-    let line = refusal(cluster.node_mut(1));
-    assert!(line.contains("node1") && line.contains("same --cluster"), "{line}");
+    // Whichever hears of the other's list first ends.
+    let ended = wait_for("a node to end", NOTICED_WITHIN, || {
+        (0..2).find(|place| cluster.node_mut(*place).exit_status().is_some())
+    });
+    let line = refusal(cluster.node_mut(ended));
+    let other = ["node2", "node1"][ended];
+    assert!(line.contains(other) && line.contains("same --cluster"), "{line}");
 }
 
 #[tokio::test]
