@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// The first retry is immediate; those after it wait, at most so long.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How often a request follows a hint to a leader without a pause.
 const HASTY_HOPS: u32 = 3;
 /// An attempt that goes by way of another node, while the leader cannot be

@@ -2,22 +2,19 @@
 //! mend a part that failed. What took effect does not take effect again, and the
 //! order of operations on one key is kept.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use raft_kv_proto::v1::{BatchRequest, OperationResult, operation_result};
 use tokio::time::sleep;
 
 use crate::{
+    attempts::{LONGEST_PAUSE, SHORTEST_PAUSE},
     call::Cluster,
     client::kv,
     error::{Error, Result},
     failure::{Failure, Kind},
     operation::Outcome,
 };
-
-/// Pauses between two times the batch is sent.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Sends a batch, whose writes carry what makes them take effect once, until all of
 /// it is answered for good or the request timeout is over. Gives a result for each
