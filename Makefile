@@ -19,7 +19,7 @@ PORT ?= 5001
 export PATH := /usr/lib/ccache:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster build test lint fmt bench compare plugins clean-data
+.PHONY: help run cluster build test lint sim fmt bench compare plugins clean-data
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,11 @@ lint: ## Check format, lints, documentation, and the crates depended on
 	$(CARGO) clippy $(RELEASE) --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(RELEASE) --no-deps
 	@scripts/check-dependencies.sh
+
+SIM_SEEDS ?= 2000
+SIM_FROM ?= 0
+sim: ## Run the simulator from SIM_SEEDS seeds, from SIM_FROM on
+	$(CARGO) run $(RELEASE) --example sim -- --seeds $(SIM_SEEDS) --from $(SIM_FROM)
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

@@ -4,17 +4,17 @@
 
 mod native;
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use raft_kv::{
     machine::{DEFAULT_PLUGIN, Machine, PluginStore, Threads},
-    storage::{ShardRecord, Slot, SlotRange, Storage, StorageOptions, slot_of},
+    storage::{ShardRecord, Slot, SlotRange, SnapshotFolders, Storage, StorageOptions, slot_of},
 };
 use raft_kv_plugin_kv::protocol::{Command as KvCommand, Put, Query as KvQuery};
 use raft_lite::{
     Command, CommandOutcome, CommittedEntry, EntryKind, GroupEntries, GroupId, INITIAL_POSITION,
-    Index, LogPosition, Payload, ReplicaId, StateMachine, Term,
+    Index, LogPosition, Membership, Payload, ReplicaId, StateMachine, Term,
 };
 
 pub use native::NativeMachine;
@@ -37,12 +37,15 @@ impl Fixture {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let storage = open_storage(&folder.path().join("state"));
         let threads = Threads { appliers: 1, servers: 1 };
-        let plugins = PluginStore::open(folder.path().join("plugins"), threads.executors())
-            .expect("the plugin folder can be made");
+        let plugins = PluginStore::open(folder.path().join("plugins"), threads.executors());
+        let plugins = Arc::new(plugins.expect("the plugin folder can be made"));
+        let snapshots = SnapshotFolders::open(folder.path().join("snapshots"));
+        let snapshots = Arc::new(snapshots.expect("the snapshot folder can be made"));
         let plugin = plugins
             .add(DEFAULT_PLUGIN, Path::new("the embedded plugin"))
             .expect("the embedded plugin can be used");
-        let machine = Machine::open(storage, &plugins, threads).expect("a new machine opens");
+        let machine =
+            Machine::open(storage, plugins, snapshots, threads).expect("a new machine opens");
         let all = SlotRange { start: Slot(0), end: Slot(SLOTS) };
         let record = ShardRecord {
             group: GROUP,
@@ -50,13 +53,14 @@ impl Fixture {
             name: "shard_0".to_owned(),
             epoch: 1,
             slots: vec![all],
-            voters: Vec::new(),
+            membership: Membership::default(),
+            nodes: BTreeMap::new(),
             plugin,
             frozen: false,
             started: true,
             applied_by_snapshot: false,
         };
-        machine.create(vec![record], &plugins).expect("a shard can be made");
+        machine.create(vec![record]).expect("a shard can be made");
         Fixture { machine: Arc::new(machine), _folder: folder }
     }
 }

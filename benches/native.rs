@@ -4,12 +4,16 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
+use bytes::Bytes;
 use raft_kv::storage::{
     ApplyState, Overlay, OwnedSnapshot, ReadView, Slot, Storage, StorageError, WriteSet,
 };
 use raft_kv_plugin_kv::KeyValue;
 use raft_kv_sdk::{Facts, Level, ScanRange, native};
-use raft_lite::{ApplyError, CommandOutcome, GroupEntries, GroupId, Index, StateMachine};
+use raft_lite::{
+    ApplyError, CommandOutcome, GroupDescriptor, GroupEntries, GroupId, Index, ReplicaId,
+    SnapshotMeta, SnapshotReply, StateMachine,
+};
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use crate::{GROUP, open_storage};
@@ -83,6 +87,36 @@ impl StateMachine for NativeMachine {
     fn persisted_index(&self, _group: GroupId) -> Result<Index, ApplyError> {
         Ok(Index(0))
     }
+
+    fn make_snapshot(&self, group: GroupId, reply: SnapshotReply) {
+        reply(Err(only_applies(group)));
+    }
+
+    fn release_snapshot(&self, _group: GroupId, _snapshot: &SnapshotMeta) {}
+
+    fn install_snapshot(
+        &self,
+        group: GroupId,
+        _replica: ReplicaId,
+        _snapshot: &SnapshotMeta,
+        _fetched: &Bytes,
+    ) -> Result<GroupDescriptor, ApplyError> {
+        Err(only_applies(group))
+    }
+
+    fn discard_fetched(&self, _fetched: &Bytes) {}
+
+    fn destroy_replica(&self, group: GroupId, _replica: ReplicaId) -> Result<(), ApplyError> {
+        Err(only_applies(group))
+    }
+
+    fn last_destroyed(&self, _group: GroupId) -> Option<ReplicaId> {
+        None
+    }
+}
+
+fn only_applies(group: GroupId) -> ApplyError {
+    ApplyError { group, message: "a yardstick only applies".to_owned() }
 }
 
 fn facts(slot: u32, log_index: u64, position: u32) -> Facts {

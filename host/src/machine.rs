@@ -11,7 +11,7 @@
 //! | entry | when proposed | when applied |
 //! |---|---|---|
 //! | commands | slot routed to this shard | each: slot owned, shard not frozen, `not_after` not passed, not answered before |
-//! | structural | exact epoch | exact epoch |
+//! | change of members | the rules of `Membership::after`, promoted learners caught up | those rules, exact epoch |
 
 mod apply;
 mod executors;
@@ -19,14 +19,18 @@ mod plugin_storage;
 mod plugins;
 mod query;
 mod sessions;
+mod snapshots;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::{Mutex, RwLock};
-use raft_lite::{GroupId, ReplicaRecord};
+use raft_lite::{GroupDescriptor, GroupId, ReplicaId};
 
 use crate::{
-    storage::{ApplyState, ShardRecord, Storage, StorageError, WriteSet},
+    storage::{
+        ApplyState, MAX_SLOTS, ShardRecord, Slot, SlotRange, SnapshotFolders, Storage,
+        StorageError, WriteSet,
+    },
     wasm::{Limits, PluginModule},
 };
 
@@ -61,11 +65,30 @@ impl Shard {
     pub fn applied(&self) -> ApplyState {
         *self.applied.lock()
     }
+
+    /// The same replica with another record.
+    fn with_record(&self, record: ShardRecord) -> Shard {
+        Shard {
+            record,
+            module: self.module.clone(),
+            limits: self.limits,
+            // Shared: an applier may be at work with the shard as it was.
+            applied: Arc::clone(&self.applied),
+            sessions: Arc::clone(&self.sessions),
+        }
+    }
 }
 
 /// All shards on this node. See the module.
 pub struct Machine {
     storage: Arc<Storage>,
+    plugins: Arc<PluginStore>,
+    snapshots: Arc<SnapshotFolders>,
+    /// The newest replica of each group that was removed from this node.
+    tombstones: RwLock<BTreeMap<GroupId, ReplicaId>>,
+    /// Held while what is on record changes, and with it `shards`.
+    changing: Mutex<()>,
+    making_snapshot: Arc<Mutex<()>>,
     shards: RwLock<BTreeMap<GroupId, Arc<Shard>>>,
     /// For the threads that apply entries.
     appliers: ExecutorPool,
@@ -95,30 +118,43 @@ impl Machine {
     /// The shards on record in `storage`, with their plugins from `plugins`.
     pub fn open(
         storage: Arc<Storage>,
-        plugins: &PluginStore,
+        plugins: Arc<PluginStore>,
+        snapshots: Arc<SnapshotFolders>,
         threads: Threads,
     ) -> Result<Self, OpenError> {
         let pool = |max| ExecutorPool::new(plugins.engine().clone(), max);
         let machine = Machine {
+            tombstones: RwLock::new(storage.tombstones()?),
+            changing: Mutex::default(),
+            making_snapshot: Arc::default(),
+            snapshots,
             storage,
             shards: RwLock::default(),
             appliers: pool(threads.appliers),
             inline_readers: pool(threads.servers),
             long_readers: pool(threads.servers),
+            plugins,
         };
         for record in machine.storage.records()? {
-            machine.add(record, plugins)?;
+            machine.add(record)?;
+        }
+        if !machine.tombstones.read().is_empty() {
+            // The node may have stopped before it was through with a removal.
+            machine.storage.wipe(&machine.unowned())?;
         }
         Ok(machine)
     }
 
-    /// Puts new shards on record, durably, before anything else knows of them.
-    pub fn create(
-        &self,
-        records: Vec<ShardRecord>,
-        plugins: &PluginStore,
-    ) -> Result<(), OpenError> {
+    /// Whether the cluster's first shards were put on record here, those that are
+    /// gone by now included.
+    pub fn is_founded(&self) -> Result<bool, StorageError> {
+        Ok(!self.shards.read().is_empty() || self.storage.is_founded()?)
+    }
+
+    /// Puts the first shards on record, durably, before anything else knows of them.
+    pub fn create(&self, records: Vec<ShardRecord>) -> Result<(), OpenError> {
         let mut writes = WriteSet::new();
+        writes.put_founded();
         for record in &records {
             writes.put_record(record);
             writes.put_apply_state(record.group, &ApplyState::INITIAL);
@@ -126,14 +162,14 @@ impl Machine {
         self.storage.write(writes)?;
         self.storage.flush()?;
         for record in records {
-            self.add(record, plugins)?;
+            self.add(record)?;
         }
         Ok(())
     }
 
-    fn add(&self, record: ShardRecord, plugins: &PluginStore) -> Result<(), OpenError> {
+    fn add(&self, record: ShardRecord) -> Result<(), OpenError> {
         let applied = Arc::new(Mutex::new(self.storage.apply_state(record.group)?));
-        let module = plugins.module(&record.plugin)?;
+        let module = self.plugins.module(&record.plugin)?;
         let group = record.group;
         let sessions = Arc::default();
         let shard = Shard { record, module, limits: Limits::default(), applied, sessions };
@@ -141,31 +177,49 @@ impl Machine {
         Ok(())
     }
 
+    /// The slots that no shard on this node owns.
+    fn unowned(&self) -> Vec<SlotRange> {
+        let shards = self.shards.read();
+        let mut owned: Vec<SlotRange> =
+            shards.values().flat_map(|shard| shard.record.slots.iter().copied()).collect();
+        owned.sort_by_key(|range| range.start);
+        let mut start = Slot(0);
+        let mut gaps = Vec::new();
+        for range in owned {
+            gaps.push(SlotRange { start, end: range.start });
+            start = range.end;
+        }
+        gaps.push(SlotRange { start, end: Slot(MAX_SLOTS) });
+        gaps
+    }
+
     /// Notes that the shards' Raft logs exist from now on: if one is missing
     /// later, it was lost.
     pub fn note_started(&self) -> Result<(), StorageError> {
-        let mut writes = WriteSet::new();
-        let mut shards = self.shards.write();
-        let fresh: Vec<GroupId> =
-            shards.values().filter(|s| !s.record.started).map(|s| s.record.group).collect();
+        let _turn = self.changing.lock();
+        let fresh: Vec<Arc<Shard>> =
+            self.shards().into_iter().filter(|shard| !shard.record.started).collect();
         if fresh.is_empty() {
             return Ok(());
         }
-        for group in fresh {
-            let shard = &shards[&group];
-            let started = Shard {
-                record: ShardRecord { started: true, ..shard.record.clone() },
-                module: shard.module.clone(),
-                limits: shard.limits,
-                // Shared: an applier may be at work with the shard as it was.
-                applied: Arc::clone(&shard.applied),
-                sessions: Arc::clone(&shard.sessions),
-            };
-            writes.put_record(&started.record);
-            shards.insert(group, Arc::new(started));
+        let mut writes = WriteSet::new();
+        for shard in fresh {
+            let record = ShardRecord { started: true, ..shard.record.clone() };
+            writes.put_record(&record);
+            self.replace(shard.with_record(record));
         }
         self.storage.write(writes)?;
         self.storage.flush()
+    }
+
+    fn replace(&self, shard: Shard) {
+        self.shards.write().insert(shard.record.group, Arc::new(shard));
+    }
+
+    /// What raft-lite has to know of the replicas on record.
+    pub fn descriptors(&self) -> Vec<GroupDescriptor> {
+        let descriptor = |shard: &Arc<Shard>| shard.record.descriptor(shard.applied().applied);
+        self.shards().iter().map(descriptor).collect()
     }
 
     /// All shards, in the order of their groups.
@@ -176,15 +230,6 @@ impl Machine {
     /// A group's shard.
     pub fn shard(&self, group: GroupId) -> Option<Arc<Shard>> {
         self.shards.read().get(&group).cloned()
-    }
-
-    /// What raft-lite needs to know of a shard's replica at start-up.
-    pub fn replica_record(shard: &Shard) -> ReplicaRecord {
-        ReplicaRecord {
-            applied: shard.applied().applied,
-            started: shard.record.started,
-            applied_by_snapshot: shard.record.applied_by_snapshot,
-        }
     }
 
     /// The database below.

@@ -16,6 +16,7 @@
 mod birth;
 mod coalesce;
 mod dial;
+mod fetch;
 mod hello;
 mod inbound;
 mod outbox;
@@ -30,20 +31,27 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use raft_kv_proto::v1;
 use raft_lite::{
-    Command, CommandOutcome, GroupId, MultiRaft, NodeId, RaftMessage, RequestError, Transport,
+    Command, CommandOutcome, FetchReply, GroupId, MultiRaft, NodeId, RaftMessage, RequestError,
+    Transport,
 };
 use tokio::{
+    runtime::Handle,
     sync::{oneshot, watch},
     task::{AbortHandle, JoinSet},
 };
 
 pub use birth::{BirthError, Born, Founding, Introduction, Member, find_cluster};
 pub use coalesce::Coalesced;
+pub use fetch::Chunks;
+use fetch::Pace;
 pub use inbound::Answers;
 use outbox::Outbox;
+
+use crate::storage::SnapshotFolders;
 
 /// Version of what nodes say to each other; only equals talk.
 pub const PROTOCOL: u32 = 1;
@@ -90,6 +98,10 @@ pub struct Network {
     raft: OnceLock<Arc<MultiRaft>>,
     /// Whether the others' calls are to end.
     hung_up: watch::Sender<bool>,
+    /// Where snapshots are, and how fast they are sent.
+    snapshots: Arc<SnapshotFolders>,
+    pace: Pace,
+    runtime: Handle,
 }
 
 /// The way to one other node.
@@ -116,8 +128,9 @@ pub struct PeerStatus {
 }
 
 impl Network {
-    /// The network of a node, not connected to anyone yet.
-    pub fn new(config: NetworkConfig) -> Arc<Self> {
+    /// The network of a node, not connected to anyone yet. To be called within
+    /// tokio's runtime.
+    pub fn new(config: NetworkConfig, snapshots: Arc<SnapshotFolders>) -> Arc<Self> {
         let peer = |config: &PeerConfig| {
             let peer = Peer {
                 config: config.clone(),
@@ -135,6 +148,9 @@ impl Network {
             dialers: Mutex::default(),
             raft: OnceLock::new(),
             hung_up: watch::Sender::new(false),
+            snapshots,
+            pace: Pace::new(),
+            runtime: Handle::current(),
         })
     }
 
@@ -195,6 +211,13 @@ impl Network {
         })
     }
 
+    /// Some node that there is a connection to.
+    pub fn any_peer(&self) -> Option<NodeId> {
+        let connected = self.peers.values().filter(|p| p.connected.load(Ordering::Relaxed));
+        let peers: Vec<NodeId> = connected.map(|peer| peer.config.number).collect();
+        (!peers.is_empty()).then(|| peers[rand::random_range(0..peers.len())])
+    }
+
     /// Id and address of another node.
     pub fn peer(&self, number: NodeId) -> Option<&PeerConfig> {
         self.peers.get(&number).map(|peer| &peer.config)
@@ -206,6 +229,22 @@ impl Transport for Network {
         if let Some(peer) = self.peers.get(&to) {
             peer.outbox.push_messages(messages);
         }
+    }
+
+    fn fetch_snapshot(&self, from: NodeId, group: GroupId, data: Bytes, reply: FetchReply) {
+        let Some(peer) = self.peers.get(&from).map(Arc::clone) else {
+            // Not on this thread: it is the one that waits for the reply.
+            let failed = Err("it comes from a node that is not of the cluster".to_owned());
+            drop(self.runtime.spawn_blocking(move || reply(failed)));
+            return;
+        };
+        let hello = self.hello(&peer.config.node_id);
+        let folders = Arc::clone(&self.snapshots);
+        self.runtime.spawn(async move {
+            let fetched = fetch::fetch(&peer.config, hello, &folders, group, data).await;
+            // It may have to wait for room.
+            drop(tokio::task::spawn_blocking(move || reply(fetched)).await);
+        });
     }
 }
 

@@ -6,18 +6,19 @@ mod identity;
 use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use raft_lite::{
-    EngineLogStore, EngineOptions, GroupDescriptor, LogStoreError, MultiRaft, NodeId, Parts,
-    ReplicaId, StartError, SystemClock,
+    EngineLogStore, EngineOptions, LogStoreError, MultiRaft, Parts, StartError, SystemClock,
 };
 use tokio::net::TcpListener;
 
 use crate::{
     api,
-    machine::{Machine, OpenError, PluginFileError, PluginStore, Shard, Threads},
+    machine::{Machine, OpenError, PluginFileError, PluginStore, Threads},
     metrics::Metrics,
     network::{BirthError, Introduction, Network, NetworkConfig, PeerConfig},
     service::{NodeInfo, RequestLimits, RoutingTable, Service, ServiceParts},
-    storage::{MAX_SLOTS, Storage, StorageError, StorageOptions, node_number},
+    storage::{
+        MAX_SLOTS, ShardRecord, SnapshotFolders, Storage, StorageError, StorageOptions, node_number,
+    },
 };
 
 use founding::PluginFile;
@@ -88,6 +89,12 @@ pub enum NodeError {
     /// The database can not be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The folder of snapshots can not be used.
+    #[error("cannot use the folder of snapshots: {source}")]
+    Snapshots {
+        /// What the system said.
+        source: io::Error,
+    },
     /// The Raft log can not be used.
     #[error(transparent)]
     Log(#[from] LogStoreError),
@@ -150,8 +157,11 @@ impl Node {
         founding::settle(&config, plugin.as_ref(), &mut folder, &listener).await?;
         let identity = folder.identity().cloned().expect("the folder was settled");
         let storage = Arc::new(Storage::open(&config.data_dir.join("state"), config.storage)?);
-        let machine = open_machine(&config, &identity, plugin.as_ref(), &storage)?;
-        let network = Network::new(network_config(&config, &identity));
+        let folders = SnapshotFolders::open(config.data_dir.join("snapshots"));
+        let folders = Arc::new(folders.map_err(|source| NodeError::Snapshots { source })?);
+        let opened = open_machine(&config, &identity, plugin.as_ref(), &storage, &folders)?;
+        let (machine, first_shards) = opened;
+        let network = Network::new(network_config(&config, &identity), folders);
         let log = EngineLogStore::open(&config.data_dir.join("raft"), EngineOptions::default())?;
         let parts = Parts {
             log: Arc::new(log),
@@ -159,11 +169,11 @@ impl Node {
             transport: Arc::clone(&network) as _,
             clock: Arc::new(SystemClock),
         };
-        let raft = Arc::new(MultiRaft::start(config.raft.clone(), parts, descriptors(&machine))?);
+        let raft = Arc::new(MultiRaft::start(config.raft.clone(), parts, machine.descriptors())?);
         machine.note_started()?;
         network.start(Arc::clone(&raft));
-        let routing = RoutingTable::of(&machine, identity.slots);
-        let metrics = Metrics::new(&shard_labels(&machine))
+        let routing = RoutingTable::of(&first_shards, identity.slots);
+        let metrics = Metrics::new(&shard_labels(&first_shards))
             .map_err(|error| NodeError::Server(error.to_string()))?;
         let service = Arc::new(Service::new(ServiceParts {
             raft: Arc::clone(&raft),
@@ -218,22 +228,36 @@ impl Node {
     }
 }
 
-/// The shards on record; those of a new cluster are put there first.
+/// A shard of the cluster and what its plugin calls itself.
+pub type KnownShard = (ShardRecord, String);
+
+/// The shards on record, those of a new cluster are put there first; and all shards
+/// that the cluster was born with.
 fn open_machine(
     config: &NodeConfig,
     identity: &Identity,
     plugin: Option<&PluginFile<'_>>,
     storage: &Arc<Storage>,
-) -> Result<Arc<Machine>, NodeError> {
+    folders: &Arc<SnapshotFolders>,
+) -> Result<(Arc<Machine>, Vec<KnownShard>), NodeError> {
     let servers = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = Threads { appliers: config.raft.appliers, servers };
     let plugins = PluginStore::open(config.data_dir.join("plugins"), threads.executors())?;
-    let machine = Arc::new(Machine::open(Arc::clone(storage), &plugins, threads)?);
-    if machine.shards().is_empty() {
-        let plugin = founding::store_plugin(&plugins, plugin)?;
-        machine.create(founding::first_shards(identity, plugin), &plugins)?;
+    let plugins = Arc::new(plugins);
+    let (store, folders) = (Arc::clone(&plugins), Arc::clone(folders));
+    let machine = Arc::new(Machine::open(Arc::clone(storage), store, folders, threads)?);
+    let is_founded = machine.is_founded()?;
+    if !is_founded {
+        founding::store_plugin(&plugins, plugin)?;
     }
-    Ok(machine)
+    let plugin = plugins.named(&identity.plugin)?;
+    let shards = founding::first_shards(identity, plugin.hash().0);
+    if !is_founded {
+        let own = if identity.came_back { Vec::new() } else { shards.clone() };
+        machine.create(own)?;
+    }
+    let name = plugin.info().manifest.name.clone();
+    Ok((machine, shards.into_iter().map(|shard| (shard, name.clone())).collect()))
 }
 
 fn network_config(config: &NodeConfig, identity: &Identity) -> NetworkConfig {
@@ -305,27 +329,7 @@ fn check_node_id(option: &str, id: &str) -> Result<(), NodeError> {
     Ok(())
 }
 
-fn descriptors(machine: &Machine) -> Vec<GroupDescriptor> {
-    let describe = |shard: &Arc<Shard>| {
-        let record = shard.record();
-        let voters: BTreeMap<ReplicaId, NodeId> =
-            record.voters.iter().map(|v| (v.replica, v.node_number())).collect();
-        GroupDescriptor {
-            group: record.group,
-            replica: record.replica,
-            voters,
-            epoch: record.epoch,
-            record: Machine::replica_record(shard),
-        }
-    };
-    machine.shards().iter().map(describe).collect()
-}
-
 /// Name and plugin of each shard, in the order of the routing table.
-fn shard_labels(machine: &Machine) -> Vec<(String, String)> {
-    let label = |shard: &Arc<Shard>| {
-        let plugin = shard.module().info().manifest.name.clone();
-        (shard.record().name.clone(), plugin)
-    };
-    machine.shards().iter().map(label).collect()
+fn shard_labels(shards: &[KnownShard]) -> Vec<(String, String)> {
+    shards.iter().map(|(shard, plugin)| (shard.name.clone(), plugin.clone())).collect()
 }

@@ -8,6 +8,7 @@ mod batch;
 mod checksum;
 mod error;
 mod kv;
+mod members;
 mod propose;
 mod read;
 mod routing;

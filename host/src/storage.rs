@@ -9,14 +9,18 @@
 
 mod db;
 mod files;
+mod folders;
 mod keys;
 mod overlay;
 mod record;
+mod transfer;
 mod view;
 
 pub use db::{Storage, StorageError, StorageOptions, WriteSet};
 pub(crate) use files::{draft_of, folder_bytes, write_durably};
+pub use folders::{SnapshotData, SnapshotFile, SnapshotFolders, fetched, folder_of};
 pub use keys::{MAX_SLOTS, Slot, SlotRange, data_key, slot_of};
 pub use overlay::{Overlay, RowSink, ScanBounds};
-pub use record::{ApplyState, PluginId, ShardRecord, VoterRecord, node_number};
+pub use record::{ApplyState, PluginId, ShardRecord, node_number};
+pub use transfer::ExportedFile;
 pub use view::{OwnedIterator, OwnedSnapshot, ReadView};

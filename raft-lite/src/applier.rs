@@ -7,16 +7,22 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     sync::{Arc, atomic::Ordering},
 };
 
+use bytes::Bytes;
+
 use crate::{
+    config::GroupDescriptor,
     entry::Payload,
+    group::membership_change,
     log_store::LogEntry,
     proposal::{PendingRead, PendingReply, RequestError},
-    shared::GroupShared,
+    shared::{AppliedChange, GroupShared},
+    snapshot::SnapshotMeta,
     state_machine::{ApplyError, CommandOutcome, CommittedEntry, GroupEntries, StateMachine},
-    types::{GroupId, Index, LogPosition},
+    types::{GroupId, Index, LogPosition, ReplicaId},
 };
 
 /// Those who wait for the outcomes of one entry's commands.
@@ -38,6 +44,30 @@ pub(crate) enum ApplyTask {
     },
     /// Answer these reads: all entries they must see are ahead in the queue.
     Reads { group: Arc<GroupShared>, reads: Vec<PendingRead> },
+    /// Replace the replica's state by a snapshot, or make a replica of it.
+    Install { group: GroupId, replica: ReplicaId, snapshot: SnapshotMeta, fetched: Bytes },
+    /// Remove the replica and its state.
+    Destroy { group: GroupId, replica: ReplicaId },
+}
+
+/// What the workers are told by appliers.
+pub(crate) enum Notice {
+    /// The group's applier has room again, or applied a change of members.
+    Wake(GroupId),
+    /// A snapshot was installed.
+    Installed(GroupId, Result<GroupDescriptor, ApplyError>),
+    /// A replica was removed.
+    Destroyed(GroupId, Result<(), ApplyError>),
+}
+
+impl Notice {
+    pub(crate) fn group(&self) -> GroupId {
+        match self {
+            Notice::Wake(group) | Notice::Installed(group, _) | Notice::Destroyed(group, _) => {
+                *group
+            }
+        }
+    }
 }
 
 impl ApplyTask {
@@ -45,13 +75,14 @@ impl ApplyTask {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             ApplyTask::Entries { bytes, .. } => *bytes,
-            ApplyTask::Reads { .. } => 0,
+            ApplyTask::Reads { .. } | ApplyTask::Install { .. } | ApplyTask::Destroy { .. } => 0,
         }
     }
 
     pub(crate) fn group(&self) -> GroupId {
         match self {
             ApplyTask::Entries { group, .. } | ApplyTask::Reads { group, .. } => group.group,
+            ApplyTask::Install { group, .. } | ApplyTask::Destroy { group, .. } => *group,
         }
     }
 }
@@ -65,20 +96,44 @@ struct GroupWork {
 
 pub(crate) struct Applier {
     state_machine: Arc<dyn StateMachine>,
-    /// Makes a group's worker look at it.
-    wake: Box<dyn Fn(GroupId) + Send>,
+    /// Tells a group's worker.
+    notify: Box<dyn Fn(Notice) + Send>,
 }
 
 impl Applier {
     pub(crate) fn new(
         state_machine: Arc<dyn StateMachine>,
-        wake: Box<dyn Fn(GroupId) + Send>,
+        notify: Box<dyn Fn(Notice) + Send>,
     ) -> Self {
-        Applier { state_machine, wake }
+        Applier { state_machine, notify }
     }
 
-    /// Applies everything that has queued up, as one batch.
+    /// Does everything that has queued up, entries of all groups as one batch.
     pub(crate) fn run(&self, tasks: Vec<ApplyTask>) {
+        let mut batch = Vec::new();
+        for task in tasks {
+            match task {
+                ApplyTask::Install { group, replica, snapshot, fetched } => {
+                    self.run_batch(mem::take(&mut batch));
+                    let installed =
+                        self.state_machine.install_snapshot(group, replica, &snapshot, &fetched);
+                    (self.notify)(Notice::Installed(group, installed));
+                }
+                ApplyTask::Destroy { group, replica } => {
+                    self.run_batch(mem::take(&mut batch));
+                    let destroyed = self.state_machine.destroy_replica(group, replica);
+                    (self.notify)(Notice::Destroyed(group, destroyed));
+                }
+                task => batch.push(task),
+            }
+        }
+        self.run_batch(batch);
+    }
+
+    fn run_batch(&self, tasks: Vec<ApplyTask>) {
+        if tasks.is_empty() {
+            return;
+        }
         let mut batch: BTreeMap<GroupId, (GroupEntries, GroupWork)> = BTreeMap::new();
         let mut reads = Vec::new();
         let mut touched = BTreeMap::new();
@@ -89,6 +144,9 @@ impl Applier {
                     add_entries(&mut batch, group, entries, replies, bytes);
                 }
                 ApplyTask::Reads { group, reads: waiting } => reads.push((group, waiting)),
+                ApplyTask::Install { .. } | ApplyTask::Destroy { .. } => {
+                    unreachable!("they are no part of a batch")
+                }
             }
         }
         let (mut entries, mut work): (Vec<_>, Vec<_>) = batch.into_values().unzip();
@@ -112,9 +170,13 @@ impl Applier {
             }
         }
         for (id, group) in touched {
-            // A worker waits for room, or must learn that its replica halted.
-            if group.halted().is_some() || group.wants_wake.load(Ordering::SeqCst) {
-                (self.wake)(id);
+            // A worker waits for room, or must learn that its replica halted or that
+            // its members changed.
+            if group.halted().is_some()
+                || group.has_changes()
+                || group.wants_wake.load(Ordering::SeqCst)
+            {
+                (self.notify)(Notice::Wake(id));
             }
         }
     }
@@ -124,21 +186,31 @@ impl Applier {
 fn finish(entries: Vec<GroupEntries>, work: Vec<GroupWork>, outcomes: Vec<CommandOutcome>) {
     let mut outcomes = outcomes.into_iter();
     for (group_entries, work) in entries.into_iter().zip(work) {
+        let mut answers = Vec::new();
+        let mut replies = work.replies.into_iter().peekable();
+        for entry in &group_entries.entries {
+            let count = entry.payload.as_ref().map_or(0, Payload::outcomes);
+            let mut of_entry = outcomes.by_ref().take(count).peekable();
+            if let Some((change, epoch)) = membership_change(entry.payload.as_ref())
+                && let Some(CommandOutcome::Applied(_)) = of_entry.peek()
+            {
+                let (index, change) = (entry.position.index, change.clone());
+                work.group.push_change(AppliedChange { index, change, epoch: epoch + 1 });
+            }
+            if let Some(waiting) = replies.next_if(|waiting| waiting.index == entry.position.index)
+            {
+                for (reply, count) in waiting.replies {
+                    answers.push((reply, of_entry.by_ref().take(count).collect()));
+                }
+            }
+            of_entry.for_each(drop);
+        }
         if let Some(last) = group_entries.entries.last() {
             work.group.set_applied(last.position.index);
         }
         work.group.shrink_apply_backlog(work.bytes);
-        let mut replies = work.replies.into_iter().peekable();
-        for entry in &group_entries.entries {
-            let count = entry.payload.as_ref().map_or(0, |payload| payload.commands.len());
-            let mut of_entry = outcomes.by_ref().take(count);
-            if let Some(waiting) = replies.next_if(|waiting| waiting.index == entry.position.index)
-            {
-                for (reply, count) in waiting.replies {
-                    reply.send(Ok(of_entry.by_ref().take(count).collect()));
-                }
-            }
-            of_entry.for_each(drop);
+        for (reply, outcomes) in answers {
+            reply.send(Ok(outcomes));
         }
     }
     assert!(outcomes.next().is_none(), "the state machine gave more outcomes than commands");
@@ -176,7 +248,7 @@ fn add_entries(
 fn decode(entries: &[LogEntry]) -> Result<Vec<CommittedEntry>, String> {
     let decode_one = |entry: &LogEntry| {
         let position = LogPosition { index: entry.index(), term: entry.term() };
-        match Payload::decode_entry(entry.data().clone()) {
+        match Payload::decode_entry(entry.payload().clone()) {
             Ok(payload) => Ok(CommittedEntry { position, payload }),
             Err(error) => Err(format!("log entry {} can not be read: {error}", position.index)),
         }

@@ -1,11 +1,12 @@
 //! Settings of the runtime.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use crate::{
+    membership::Membership,
     shared::GroupShared,
     startup::ReplicaRecord,
-    types::{GroupId, NodeId, ReplicaId},
+    types::{GroupId, ReplicaId},
 };
 
 /// Settings that hold for all groups of a node.
@@ -32,6 +33,17 @@ pub struct Config {
     pub apply_backlog_bytes: usize,
     /// Entries that must have become unnecessary before a log is truncated.
     pub compact_threshold_entries: u64,
+    /// Ticks between two looks at what can be truncated.
+    pub compact_interval_ticks: u64,
+    /// Bytes of entries in one message, unless a single one has more.
+    pub max_message_bytes: u64,
+    /// Bytes of a group's entries that may wait to be committed.
+    pub max_uncommitted_bytes: u64,
+    /// Bytes of a group's log that are kept for replicas which lag behind; those
+    /// further behind are given a snapshot.
+    pub log_bytes_for_laggards: usize,
+    /// Entries that a learner may lag behind and be made a voter.
+    pub promotion_lag_entries: u64,
     /// Seed of everything that is drawn at random.
     pub seed: u64,
 }
@@ -49,6 +61,11 @@ impl Default for Config {
             max_entry_bytes: 1 << 20,
             apply_backlog_bytes: 32 << 20,
             compact_threshold_entries: 1024,
+            compact_interval_ticks: 64,
+            max_message_bytes: 1 << 20,
+            max_uncommitted_bytes: 64 << 20,
+            log_bytes_for_laggards: 64 << 20,
+            promotion_lag_entries: 1024,
             seed: 0,
         }
     }
@@ -69,8 +86,8 @@ pub struct GroupDescriptor {
     pub group: GroupId,
     /// The replica on this node.
     pub replica: ReplicaId,
-    /// All voters and their nodes, this one among them.
-    pub voters: BTreeMap<ReplicaId, NodeId>,
+    /// The group's members, this one among them.
+    pub membership: Membership,
     /// The shard's epoch, written into every entry this replica proposes.
     pub epoch: u64,
     /// What is on record of the replica's progress.
@@ -81,6 +98,6 @@ impl GroupDescriptor {
     /// What is published of the replica before it runs.
     pub(crate) fn shared(&self) -> GroupShared {
         let applied = self.record.applied.index;
-        GroupShared::new(self.group, self.replica, applied, self.voters.clone())
+        GroupShared::new(self.group, self.replica, applied, self.membership.clone(), self.epoch)
     }
 }

@@ -7,6 +7,8 @@
 use bytes::Bytes;
 use prost::Message;
 
+use crate::membership::MembershipChange;
+
 /// Version of the entry format.
 const FORMAT_VERSION: u8 = 1;
 
@@ -18,6 +20,8 @@ pub enum EntryKind {
     Commands = 0,
     /// A change to the shard itself: its slots, its replicas, its plugin.
     Structural = 1,
+    /// A change to the group's members.
+    Membership = 2,
 }
 
 /// The payload of a log entry.
@@ -40,6 +44,9 @@ pub struct Payload {
     /// The structural change, encoded by the state machine that defines it.
     #[prost(bytes = "bytes", tag = "5")]
     pub structural: Bytes,
+    /// The change of members.
+    #[prost(message, optional, tag = "6")]
+    pub membership: Option<MembershipChange>,
 }
 
 /// One command of a client.
@@ -86,6 +93,12 @@ impl Payload {
         buffer
     }
 
+    /// How many outcomes the state machine gives for it: one for each command, or
+    /// one for a change of the shard or its members.
+    pub fn outcomes(&self) -> usize {
+        if self.kind == EntryKind::Commands as i32 { self.commands.len() } else { 1 }
+    }
+
     /// Reads a payload from the log; `None` for the empty entry of a new leader.
     pub fn decode_entry(mut data: Bytes) -> Result<Option<Payload>, PayloadError> {
         match data.first() {
@@ -127,6 +140,7 @@ mod tests {
                 payload: Bytes::from_static(b"\x00\xff"),
             }],
             structural: Bytes::new(),
+            membership: Some(MembershipChange::leave_joint()),
         };
         let decoded = Payload::decode_entry(payload.encode_entry().into()).unwrap();
         assert_eq!(decoded, Some(payload));

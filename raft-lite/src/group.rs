@@ -20,7 +20,9 @@
 
 mod handover;
 mod lease;
+mod members;
 mod requests;
+mod retention;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -30,12 +32,15 @@ use std::{
 };
 
 use raft::{
-    RawNode, Ready, StateRole,
+    ProgressState, RawNode, Ready, StateRole,
     eraftpb::{self, MessageType},
 };
 use rand::{Rng, rngs::SmallRng};
 
 use lease::Lease;
+pub use members::MemberProgress;
+pub(crate) use members::membership_change;
+use retention::Retention;
 
 use crate::{
     clock::BootTime,
@@ -43,10 +48,12 @@ use crate::{
     group_storage::GroupStorage,
     log_store::{LogChange, LogEntry, LogStoreError},
     logger::logger,
+    membership::Membership,
     message::{Envelope, RaftMessage},
-    proposal::{PendingProposal, PendingRead, PendingReply, RequestError},
+    proposal::{PendingChange, PendingProposal, PendingRead, PendingReply, RequestError},
     round::Round,
     shared::{GroupShared, Role},
+    sim::planted::{self, Bug},
     types::{GroupId, HardState, Index, LogPosition, NodeId, ReplicaId, Term},
 };
 
@@ -71,8 +78,8 @@ pub(crate) enum GroupError {
     CommittedEntriesMissing(Index),
     #[error("the consensus code gave up on its log or state; the log of the node says why")]
     Panic,
-    #[error("a change of membership was committed, which this version can not apply")]
-    UnexpectedMembershipChange,
+    #[error("its members are not what its log says: {0}")]
+    WrongMembers(String),
 }
 
 /// Proposals that share an entry, waiting for it to be applied.
@@ -98,8 +105,11 @@ struct UnconfirmedReads {
 pub(crate) struct Group {
     pub(crate) shared: Arc<GroupShared>,
     node: RawNode<GroupStorage>,
-    voters: BTreeMap<ReplicaId, NodeId>,
+    membership: Membership,
     epoch: u64,
+    /// The nodes of replicas that sent messages and are not known as members: this
+    /// replica may lag behind.
+    strangers: BTreeMap<ReplicaId, NodeId>,
     rng: SmallRng,
     election_timeout: Duration,
     max_entry_bytes: usize,
@@ -120,6 +130,9 @@ pub(crate) struct Group {
     was_leader: bool,
 
     proposals: Vec<PendingProposal>,
+    /// Changes of members to be proposed.
+    changes: Vec<PendingChange>,
+    promotion_lag_entries: u64,
     in_flight: VecDeque<InFlight>,
     last_time_ms: u64,
 
@@ -134,8 +147,20 @@ pub(crate) struct Group {
     /// Last index handed to the applier, and last index there is to hand over.
     handed: Index,
     committed: Index,
-    /// What every replica is known to hold durably.
+    /// Up to where no replica needs the log, or is spared having to be given a
+    /// snapshot.
     replicated_by_all: Index,
+    retention: Retention,
+
+    /// The snapshot that is being fetched for this replica; 0 if none is.
+    installing: Index,
+    /// When each replica that is being given a snapshot last said so, or was
+    /// offered it.
+    installers: BTreeMap<ReplicaId, BootTime>,
+    /// Messages that are not `raft`'s, for the next round.
+    control: Vec<(NodeId, RaftMessage)>,
+    /// When this replica last asked whether it still is a member.
+    inquired: BootTime,
 }
 
 impl Group {
@@ -152,7 +177,7 @@ impl Group {
             applied: applied.0,
             election_tick: config.election_ticks,
             heartbeat_tick: config.heartbeat_ticks,
-            max_size_per_msg: 1 << 20,
+            max_size_per_msg: config.max_message_bytes,
             max_inflight_msgs: 256,
             check_quorum: true,
             pre_vote: true,
@@ -161,8 +186,7 @@ impl Group {
             // for it alone would cost a round on every replica. A follower that has
             // to know, because it is read from, is told.
             skip_bcast_commit: true,
-            // The proposal budget bounds it, for all groups together.
-            max_uncommitted_size: raft::NO_LIMIT,
+            max_uncommitted_size: config.max_uncommitted_bytes,
             max_committed_size_per_ready: 4 << 20,
             ..Default::default()
         };
@@ -173,21 +197,28 @@ impl Group {
         let mut group = Group {
             shared: Arc::new(descriptor.shared()),
             node: RawNode::new(&raft_config, storage, &logger())?,
-            voters: descriptor.voters,
+            membership: descriptor.membership,
             epoch: descriptor.epoch,
+            strangers: BTreeMap::new(),
             rng,
             election_timeout: config.election_timeout(),
             max_entry_bytes: config.max_entry_bytes,
             apply_backlog_bytes: config.apply_backlog_bytes,
             written,
             collected: None,
-            last_contact: now,
+            last_contact: if planted::is(Bug::VoteRightAfterRestart) {
+                BootTime::ZERO
+            } else {
+                now
+            },
             leader_round: (0, 0),
             lease,
             drawn_timeout: 0,
             drawn_for: (0, StateRole::Follower, u64::MAX),
             was_leader: false,
             proposals: Vec::new(),
+            changes: Vec::new(),
+            promotion_lag_entries: config.promotion_lag_entries,
             in_flight: VecDeque::new(),
             last_time_ms: 0,
             new_reads: Vec::new(),
@@ -198,6 +229,11 @@ impl Group {
             handed: applied,
             committed: applied,
             replicated_by_all: Index(0),
+            retention: Retention::new(config.log_bytes_for_laggards),
+            installing: Index(0),
+            installers: BTreeMap::new(),
+            control: Vec::new(),
+            inquired: now,
         };
         group.after_step();
         if group.is_sole_voter() {
@@ -212,8 +248,13 @@ impl Group {
         self.shared.group
     }
 
+    /// The hard state that is in the log.
+    pub(crate) fn written(&self) -> HardState {
+        self.written
+    }
+
     fn is_sole_voter(&self) -> bool {
-        self.voters.len() == 1
+        self.membership.is_sole_voter(self.shared.replica)
     }
 
     fn is_leader(&self) -> bool {
@@ -222,7 +263,12 @@ impl Group {
 
     /// The node that leads the group, as far as known.
     fn leader_node(&self) -> Option<NodeId> {
-        self.voters.get(&ReplicaId(self.node.raft.leader_id)).copied()
+        self.node_of(ReplicaId(self.node.raft.leader_id))
+    }
+
+    /// The node of another replica, as far as known.
+    fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        self.membership.node_of(replica).or_else(|| self.strangers.get(&replica).copied())
     }
 
     fn not_leader(&self) -> RequestError {
@@ -241,11 +287,7 @@ impl Group {
         message: RaftMessage,
         now: BootTime,
     ) -> Result<(), GroupError> {
-        if self.voters.get(&message.from()) != Some(&from) {
-            tracing::warn!(
-                group = self.id().0,
-                "dropped a Raft message of a replica not of its node"
-            );
+        if !self.admit_sender(from, &message) || message.is_inquiry() {
             return Ok(());
         }
         let envelope = message.envelope();
@@ -256,7 +298,7 @@ impl Group {
                 return Ok(());
             }
         };
-        self.sync_applied();
+        self.sync_applied()?;
         let kind = message.get_msg_type();
         match kind {
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
@@ -297,7 +339,11 @@ impl Group {
                 self.replicated_by_all =
                     self.replicated_by_all.max(Index(envelope.replicated_by_all));
             } else if is_echo(kind) && self.is_leader() {
+                if planted::is(Bug::LeaseFromAcknowledgement) {
+                    self.lease.count_from(now);
+                }
                 self.lease.echo(ReplicaId(from), envelope.round);
+                self.note_installing(ReplicaId(from), Index(envelope.installing), now);
             }
         }
         self.after_step();
@@ -305,19 +351,21 @@ impl Group {
     }
 
     /// One tick of the logical clock. Returns whether there may be work to do.
-    pub(crate) fn tick(&mut self, now: BootTime) -> bool {
+    pub(crate) fn tick(&mut self, now: BootTime) -> Result<bool, GroupError> {
         self.retry_stale_reads(now);
-        self.sync_applied();
+        self.sync_applied()?;
+        self.leave_joint();
+        self.inquire(now);
         let raft = &self.node.raft;
         let would_campaign = !self.is_leader()
             && raft.promotable()
             && raft.election_elapsed + 1 >= raft.randomized_election_timeout();
         if would_campaign && self.gate_closed(now) {
-            return false;
+            return Ok(false);
         }
         let ticked = self.node.tick();
         self.after_step();
-        ticked || self.hard_state() != self.written || !self.new_reads.is_empty()
+        Ok(ticked || self.hard_state() != self.written || self.has_more())
     }
 
     /// Keeps what `raft` must not decide by itself: draws the election timeout
@@ -335,6 +383,7 @@ impl Group {
         if self.was_leader != leads {
             self.lease.reset();
             self.shared.set_lease_end(None);
+            self.installers.clear();
         }
         if self.was_leader && !leads {
             self.shared.set_lead_start(None);
@@ -344,6 +393,12 @@ impl Group {
             self.shared.set_lead_start(Some(self.last_index()));
         }
         self.was_leader = leads;
+        if leads && planted::is(Bug::OldTermCommittedByCounting) {
+            let raft = &mut self.node.raft;
+            let (counted, _) = raft.mut_prs().maximal_committed_index();
+            let most = raft.raft_log.last_index();
+            raft.raft_log.commit_to(counted.min(most));
+        }
     }
 
     fn hard_state(&self) -> HardState {
@@ -359,22 +414,17 @@ impl Group {
         Index(self.node.raft.raft_log.last_index())
     }
 
-    /// Tells `raft` what was applied. It must know before it stands for election
-    /// and before the log is truncated: it looks through what is not applied.
-    fn sync_applied(&mut self) {
-        let applied = self.shared.applied();
-        if applied.0 > self.node.raft.raft_log.applied {
-            self.node.advance_apply_to(applied.0);
-        }
-    }
-
     /// Takes what there is to write and send, and adds it to the round.
     pub(crate) fn collect(&mut self, round: &mut Round) -> Result<(), GroupError> {
+        self.sync_applied()?;
         self.propose_waiting(round.unix_millis);
+        self.propose_changes();
         self.ask_reads(round.now);
         let answers = mem::take(&mut self.answers);
         self.send(answers, round);
-        self.sync_applied();
+        for (node, message) in self.control.drain(..) {
+            round.send(node, message);
+        }
         let has_ready = self.node.has_ready();
         let hard_state = self.hard_state();
         let ballot_changed =
@@ -383,7 +433,10 @@ impl Group {
             let mut ready = self.node.ready();
             let mut late = ready.take_persisted_messages();
             let early = ready.take_messages();
-            if ballot_changed {
+            if ballot_changed && planted::is(Bug::SentBeforeUnsyncedTerm) {
+                self.send(early, round);
+                self.send(mem::take(&mut late), round);
+            } else if ballot_changed {
                 late.extend(early);
             } else {
                 self.send(early, round);
@@ -391,7 +444,7 @@ impl Group {
             let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(LogEntry).collect();
             if !entries.is_empty() {
                 self.node.mut_store().append(&entries);
-                round.appended_bytes += entries.iter().map(LogEntry::size).sum::<usize>();
+                round.appended_bytes += self.retention.append(&entries);
                 round.write.push(self.id(), LogChange::Append(entries));
                 round.must_sync = true;
             }
@@ -403,7 +456,7 @@ impl Group {
         }
         if hard_state != self.written {
             round.write.push(self.id(), LogChange::HardState(hard_state));
-            round.must_sync |= ballot_changed;
+            round.must_sync |= ballot_changed && !planted::is(Bug::VoteForgotten);
             self.written = hard_state;
         }
         Ok(())
@@ -422,7 +475,7 @@ impl Group {
         self.hand_over_rest(round)?;
         self.hand_over_reads(round);
         if self.is_leader() {
-            let end = self.lease.end(self.voters.len());
+            let end = self.lease.end(self.shared.replica, self.membership.halves());
             self.shared.set_lease_end(end);
         }
         let raft = &self.node.raft;
@@ -441,6 +494,8 @@ impl Group {
             || (!self.new_reads.is_empty()
                 && (!self.is_leader() || self.node.raft.commit_to_current_term()))
             || !self.answers.is_empty()
+            || !self.control.is_empty()
+            || self.shared.has_changes()
     }
 
     fn send(&mut self, messages: Vec<eraftpb::Message>, round: &mut Round) {
@@ -449,19 +504,32 @@ impl Group {
         }
         let mut leads_round = None;
         if self.is_leader() {
-            self.replicated_by_all = self.replicated_by_all.max(self.least_matched());
+            let spared = self.least_needed().max(self.retention.floor());
+            self.replicated_by_all = self.replicated_by_all.max(spared);
             leads_round = Some(self.lease.stamp(round.now));
         }
         for mut message in messages {
-            let Some(node) = self.voters.get(&ReplicaId(message.to)).copied() else {
+            let Some(node) = self.node_of(ReplicaId(message.to)) else {
                 continue;
             };
+            match message.get_msg_type() {
+                MessageType::MsgTimeoutNow => {
+                    // From here on another replica may lead without waiting.
+                    self.lease.give_up();
+                    self.shared.set_lease_end(None);
+                }
+                MessageType::MsgSnapshot => {
+                    self.installers.insert(ReplicaId(message.to), round.now);
+                }
+                _ => {}
+            }
             if leads_round.is_some() {
                 self.hide_unapplied(&mut message);
             }
             let envelope = Envelope {
                 replicated_by_all: self.replicated_by_all.0,
                 round: leads_round.unwrap_or_else(|| self.seen_round(message.term)),
+                installing: self.installing.0,
             };
             let message = RaftMessage::from_raft(self.id(), message, envelope);
             round.send(node, message);
@@ -497,13 +565,16 @@ impl Group {
         if self.leader_round.0 == term { self.leader_round.1 } else { 0 }
     }
 
-    /// The index up to which every replica is known to hold the log durably.
-    fn least_matched(&self) -> Index {
+    /// The index up to which every replica is known to hold the log durably, or
+    /// will once it has installed its snapshot.
+    fn least_needed(&self) -> Index {
         let raft = &self.node.raft;
-        let matched = raft.prs().iter().map(|(id, progress)| {
-            if *id == raft.id { raft.raft_log.persisted } else { progress.matched }
+        let needed = raft.prs().iter().map(|(id, progress)| match progress.state {
+            _ if *id == raft.id => raft.raft_log.persisted,
+            ProgressState::Snapshot => progress.matched.max(progress.pending_snapshot),
+            ProgressState::Probe | ProgressState::Replicate => progress.matched,
         });
-        Index(matched.min().unwrap_or(0))
+        Index(needed.min().unwrap_or(0))
     }
 }
 

@@ -5,7 +5,7 @@
 //! - `cache` holds a contiguous run of entries that ends at `last`, or nothing;
 //! - what is in the log store and not in the cache is durable.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{cell::RefCell, collections::VecDeque, sync::Arc};
 
 use raft::{
     Error, GetEntriesContext, RaftState, Storage, StorageError,
@@ -14,6 +14,7 @@ use raft::{
 
 use crate::{
     log_store::{LogEntry, LogState, LogStore, LogStoreError},
+    snapshot::SnapshotMeta,
     types::{GroupId, HardState, Index, LogPosition, ReplicaId, Term},
 };
 
@@ -30,6 +31,18 @@ pub(crate) struct GroupStorage {
     last: LogPosition,
     cache: VecDeque<LogEntry>,
     cache_bytes: usize,
+    /// Changed when `raft` asks for a snapshot, which it does by a shared reference.
+    snapshot: RefCell<Snapshot>,
+}
+
+/// The snapshot for replicas that are too far behind for the log.
+#[derive(Debug, Default)]
+struct Snapshot {
+    ready: Option<SnapshotMeta>,
+    /// `raft` asked for one, and `ready` would not do.
+    wanted: bool,
+    /// The state machine makes one.
+    making: bool,
 }
 
 impl GroupStorage {
@@ -37,23 +50,52 @@ impl GroupStorage {
     pub(crate) fn new(
         group: GroupId,
         log: Arc<dyn LogStore>,
-        voters: impl IntoIterator<Item = ReplicaId>,
+        conf_state: ConfState,
         state: LogState,
         applied: Index,
     ) -> Self {
-        let voters = voters.into_iter().map(|replica| replica.0).collect();
         let mut hard_state = state.hard_state;
         hard_state.commit = hard_state.commit.max(applied);
         GroupStorage {
             group,
             log,
-            conf_state: ConfState { voters, ..ConfState::default() },
+            conf_state,
             hard_state,
             start: state.start,
             last: state.last,
             cache: VecDeque::new(),
             cache_bytes: 0,
+            snapshot: RefCell::default(),
         }
+    }
+
+    /// Whether a snapshot is to be made now. It is made by whoever asks this.
+    pub(crate) fn take_wanted_snapshot(&mut self) -> bool {
+        let snapshot = self.snapshot.get_mut();
+        let starts = snapshot.wanted && !snapshot.making;
+        snapshot.making |= starts;
+        starts
+    }
+
+    /// A snapshot was made, or could not be. Gives the one that it replaces.
+    pub(crate) fn snapshot_made(&mut self, made: Option<SnapshotMeta>) -> Option<SnapshotMeta> {
+        let snapshot = self.snapshot.get_mut();
+        (snapshot.making, snapshot.wanted) = (false, false);
+        let made = made?;
+        snapshot.ready.replace(made)
+    }
+
+    /// Takes the snapshot away, if there is one.
+    pub(crate) fn take_snapshot(&mut self) -> Option<SnapshotMeta> {
+        self.snapshot.get_mut().ready.take()
+    }
+
+    /// Whether the log, or what it was made after, holds the entry at a position.
+    pub(crate) fn holds(&self, position: LogPosition) -> Result<bool, LogStoreError> {
+        if position.index < self.start.index || position.index > self.last.index {
+            return Ok(false);
+        }
+        Ok(self.term_at(position.index)? == position.term)
     }
 
     /// The hard state found at start-up.
@@ -192,7 +234,17 @@ impl Storage for GroupStorage {
         Ok(self.last.index.0)
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
+    /// The snapshot, if one is there that the log goes on from and whose members the
+    /// replica is one of; else one is made.
+    fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
+        let mut snapshot = self.snapshot.borrow_mut();
+        if let Some(meta) = &snapshot.ready
+            && meta.position.index >= self.start.index
+            && meta.membership.node_of(ReplicaId(to)).is_some()
+        {
+            return Ok(meta.to_raft());
+        }
+        snapshot.wanted = true;
         Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }

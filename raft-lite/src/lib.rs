@@ -19,13 +19,16 @@ mod group;
 mod group_storage;
 mod log_store;
 mod logger;
+mod membership;
 mod message;
 mod proposal;
+mod registry;
 mod round;
 mod runtime;
 mod shared;
-#[cfg(test)]
-mod sim;
+#[doc(hidden)]
+pub mod sim;
+mod snapshot;
 mod startup;
 mod state_machine;
 mod transport;
@@ -35,20 +38,23 @@ mod worker;
 pub use clock::{BootTime, Clock, SystemClock};
 pub use config::{Config, GroupDescriptor};
 pub use entry::{Command, EntryKind, Payload, PayloadError};
+pub use group::MemberProgress;
 pub use log_store::{
     Durability, EngineLogStore, EngineOptions, LogChange, LogEntry, LogState, LogStore,
     LogStoreError, LogWrite, MemoryLogStore,
 };
+pub use membership::{Membership, MembershipChange, MembershipError, NewReplica};
 pub use message::{InvalidMessage, RaftMessage};
 pub use proposal::{Proposal, ProposalReply, ReadReply, RequestError};
 pub use runtime::{MultiRaft, Parts, StartError};
 pub use shared::{GroupStatus, Role};
+pub use snapshot::SnapshotMeta;
 pub use startup::ReplicaRecord;
 pub use state_machine::{
     ApplyError, CommandFailure, CommandOutcome, CommittedEntry, GroupEntries, Rejection,
-    StateMachine,
+    SnapshotReply, StateMachine,
 };
-pub use transport::{NoTransport, Transport};
+pub use transport::{FetchReply, NoTransport, Transport};
 pub use types::{
     GroupId, HardState, INITIAL_POSITION, Index, LogPosition, NodeId, ReplicaId, Term,
 };

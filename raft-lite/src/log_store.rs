@@ -51,9 +51,13 @@ impl LogEntry {
         LogPosition { index: self.index(), term: self.term() }
     }
 
-    /// The entry's payload; empty for the one a new leader appends.
-    pub fn data(&self) -> &bytes::Bytes {
-        &self.0.data
+    /// The entry's payload; empty for the one a new leader appends. For changes of
+    /// members `raft` has its own description in the entry, ours is its context.
+    pub fn payload(&self) -> &bytes::Bytes {
+        match self.0.get_entry_type() {
+            eraftpb::EntryType::EntryNormal => &self.0.data,
+            _ => &self.0.context,
+        }
     }
 
     /// Bytes the entry takes up, roughly.

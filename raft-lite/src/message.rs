@@ -7,7 +7,10 @@
 use bytes::Bytes;
 use raft::eraftpb;
 
-use crate::types::{GroupId, ReplicaId, Term};
+use crate::{
+    snapshot::SnapshotMeta,
+    types::{GroupId, ReplicaId, Term},
+};
 
 /// A message from one replica of a group to another.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -50,13 +53,27 @@ pub struct RaftMessage {
     /// newest round it has seen of the leader of this term. See `group/lease.rs`.
     #[prost(uint64, tag = "16")]
     round: u64,
+    /// A snapshot's description ([`SnapshotMeta`]); its data travels apart.
+    #[prost(bytes = "bytes", tag = "17")]
+    snapshot: Bytes,
+    /// Index of the snapshot that the sending follower is fetching or installing;
+    /// 0 if it is not.
+    #[prost(uint64, tag = "18")]
+    installing: u64,
 }
+
+/// The kind of message that tells a replica that it was removed from its group;
+/// `raft` knows nothing of it.
+const REMOVED: i32 = 1000;
+/// The kind of message by which a replica asks whether it still is a member.
+const INQUIRY: i32 = 1001;
 
 /// What a message carries besides `raft`'s own fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Envelope {
     pub(crate) replicated_by_all: u64,
     pub(crate) round: u64,
+    pub(crate) installing: u64,
 }
 
 /// An entry within a [`RaftMessage`].
@@ -92,6 +109,9 @@ pub enum InvalidMessage {
     /// Entries that are not contiguous or do not follow the position claimed.
     #[error("entries do not follow index {0}")]
     EntriesNotContiguous(u64),
+    /// A snapshot without a description, or with one that can not be read.
+    #[error("it does not describe its snapshot")]
+    NoSnapshot,
 }
 
 impl RaftMessage {
@@ -113,7 +133,48 @@ impl RaftMessage {
             priority: message.priority,
             replicated_by_all: envelope.replicated_by_all,
             round: envelope.round,
+            snapshot: message.snapshot.into_option().map_or(Bytes::new(), |snapshot| snapshot.data),
+            installing: envelope.installing,
         }
+    }
+
+    /// Tells replica `to` that it was removed from its group.
+    pub(crate) fn removed(group: GroupId, from: ReplicaId, to: ReplicaId) -> Self {
+        RaftMessage { group: group.0, kind: REMOVED, from: from.0, to: to.0, ..Default::default() }
+    }
+
+    /// Asks replica `to` to say so if the sender was removed.
+    pub(crate) fn inquiry(group: GroupId, from: ReplicaId, to: ReplicaId) -> Self {
+        RaftMessage { group: group.0, kind: INQUIRY, from: from.0, to: to.0, ..Default::default() }
+    }
+
+    /// Answers a leader in the name of a replica that is not there yet, or not in
+    /// service: it is alive and holds nothing that could be relied on. `None` if the
+    /// message asks for no answer.
+    ///
+    /// The answer confirms neither a read nor a round, and acknowledges no entry.
+    pub(crate) fn answer_of_absent(&self, installing: u64) -> Option<Self> {
+        use eraftpb::MessageType::{
+            MsgAppend, MsgAppendResponse, MsgHeartbeat, MsgHeartbeatResponse,
+        };
+        let is = |kind: eraftpb::MessageType| self.kind == kind as i32;
+        let mut answer = RaftMessage {
+            group: self.group,
+            to: self.from,
+            from: self.to,
+            term: self.term,
+            installing,
+            ..Default::default()
+        };
+        if is(MsgHeartbeat) {
+            answer.kind = MsgHeartbeatResponse as i32;
+        } else if is(MsgAppend) {
+            answer.kind = MsgAppendResponse as i32;
+            (answer.index, answer.reject) = (self.index, true);
+        } else {
+            return None;
+        }
+        Some(answer)
     }
 
     /// Turns the message into `raft`'s, if it is one that `raft` can be given
@@ -154,13 +215,23 @@ impl RaftMessage {
             }
             message.entries.push(entry.into_raft()?);
         }
+        if kind == eraftpb::MessageType::MsgSnapshot {
+            let meta = SnapshotMeta::decode(self.snapshot).ok_or(InvalidMessage::NoSnapshot)?;
+            message.set_snapshot(meta.to_raft());
+        }
         Ok(message)
+    }
+
+    /// Whether it asks for a vote.
+    pub(crate) fn asks_for_vote(&self) -> bool {
+        use eraftpb::MessageType::{MsgRequestPreVote, MsgRequestVote};
+        [MsgRequestVote as i32, MsgRequestPreVote as i32].contains(&self.kind)
     }
 
     /// Bytes the message takes up, roughly.
     pub fn size(&self) -> usize {
         let entries = self.entries.iter().map(|e| e.data.len() + e.context.len() + 32);
-        64 + self.context.len() + entries.sum::<usize>()
+        64 + self.context.len() + self.snapshot.len() + entries.sum::<usize>()
     }
 
     /// The group the message belongs to.
@@ -189,8 +260,34 @@ impl RaftMessage {
         self.kind == eraftpb::MessageType::MsgAppend as i32
     }
 
+    /// Whether the message says that its receiver was removed from the group.
+    pub(crate) fn is_removal(&self) -> bool {
+        self.kind == REMOVED
+    }
+
+    /// Whether the message asks whether its sender still is a member.
+    pub(crate) fn is_inquiry(&self) -> bool {
+        self.kind == INQUIRY
+    }
+
+    /// Whether only a leader sends such a message.
+    pub(crate) fn is_from_leader(&self) -> bool {
+        use eraftpb::MessageType::{MsgAppend, MsgHeartbeat, MsgSnapshot};
+        [MsgAppend, MsgHeartbeat, MsgSnapshot].into_iter().any(|kind| kind as i32 == self.kind)
+    }
+
+    /// The snapshot that the message offers, if it does.
+    pub(crate) fn snapshot(&self) -> Option<SnapshotMeta> {
+        let offers = self.kind == eraftpb::MessageType::MsgSnapshot as i32;
+        offers.then(|| SnapshotMeta::decode(self.snapshot.clone())).flatten()
+    }
+
     pub(crate) fn envelope(&self) -> Envelope {
-        Envelope { replicated_by_all: self.replicated_by_all, round: self.round }
+        Envelope {
+            replicated_by_all: self.replicated_by_all,
+            round: self.round,
+            installing: self.installing,
+        }
     }
 }
 
@@ -236,6 +333,7 @@ fn network_kind(kind: i32) -> Result<eraftpb::MessageType, InvalidMessage> {
         MsgRequestVoteResponse,
         MsgHeartbeat,
         MsgHeartbeatResponse,
+        MsgSnapshot,
         MsgTimeoutNow,
         MsgReadIndex,
         MsgReadIndexResp,
@@ -260,7 +358,7 @@ mod tests {
 
     use super::*;
 
-    const ENVELOPE: Envelope = Envelope { replicated_by_all: 8, round: 9 };
+    const ENVELOPE: Envelope = Envelope { replicated_by_all: 8, round: 9, installing: 3 };
 
     fn append() -> eraftpb::Message {
         let mut message = eraftpb::Message {

@@ -7,6 +7,7 @@ use std::sync::{
 
 use crate::{
     entry::Command,
+    membership::MembershipChange,
     state_machine::CommandOutcome,
     types::{GroupId, Index, NodeId},
 };
@@ -40,6 +41,9 @@ pub enum RequestError {
         /// The node whose replica leads, if known.
         leader: Option<NodeId>,
     },
+    /// The request makes no sense as the group is now. Nothing happened.
+    #[error("refused: {0}")]
+    Refused(String),
     /// Too much is waiting already. Nothing happened.
     #[error("too many requests are waiting")]
     Overloaded,
@@ -93,6 +97,13 @@ impl Drop for Permit {
 pub(crate) struct PendingProposal {
     pub(crate) group: GroupId,
     pub(crate) commands: Vec<Command>,
+    pub(crate) reply: PendingReply,
+}
+
+/// A change of members on its way to the leader's log.
+pub(crate) struct PendingChange {
+    pub(crate) group: GroupId,
+    pub(crate) change: MembershipChange,
     pub(crate) reply: PendingReply,
 }
 

@@ -16,20 +16,24 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use parking_lot::Mutex;
 
 use crate::{
-    applier::{Applier, ApplyTask},
+    applier::{Applier, ApplyTask, Notice},
     clock::Clock,
     config::{Config, GroupDescriptor},
     entry::Command,
+    group::MemberProgress,
     log_store::{Durability, LogChange, LogState, LogStore, LogStoreError, LogWrite},
+    membership::MembershipChange,
     message::RaftMessage,
     proposal::{
-        Budget, PendingProposal, PendingRead, PendingReply, Proposal, ReadReply, RequestError,
+        Budget, PendingChange, PendingProposal, PendingRead, PendingReply, Proposal, ProposalReply,
+        ReadReply, RequestError,
     },
+    registry::Registry,
     shared::{GroupShared, GroupStatus},
     startup::{Startup, decide_startup},
     state_machine::StateMachine,
     transport::Transport,
-    types::{GroupId, NodeId},
+    types::{GroupId, NodeId, ReplicaId},
     worker::{Input, Worker, WorkerParts},
 };
 
@@ -71,7 +75,7 @@ pub enum StartError {
 /// [`RequestError::Overloaded`]. Each request is answered exactly once.
 pub struct MultiRaft {
     inboxes: Vec<Sender<Input>>,
-    groups: BTreeMap<GroupId, Arc<GroupShared>>,
+    registry: Arc<Registry>,
     budget: Arc<Budget>,
     clock: Arc<dyn Clock>,
     /// Appliers drop what is left in their queues.
@@ -88,13 +92,13 @@ impl MultiRaft {
         parts: Parts,
         descriptors: Vec<GroupDescriptor>,
     ) -> Result<Self, StartError> {
-        let (descriptors, mut groups) = prepare_logs(&*parts.log, descriptors)?;
+        let (descriptors, quarantined) = prepare_logs(&*parts.log, descriptors)?;
         let (inboxes, receivers): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| bounded(config.inbox_capacity)).unzip();
         let budget = Budget::new(config.proposal_budget_bytes);
         let mut runtime = MultiRaft {
             inboxes,
-            groups: BTreeMap::new(),
+            registry: Arc::default(),
             budget,
             clock: Arc::clone(&parts.clock),
             stopping: Arc::default(),
@@ -106,22 +110,24 @@ impl MultiRaft {
             state_machine: parts.state_machine,
             transport: parts.transport,
             clock: parts.clock,
+            registry: Arc::clone(&runtime.registry),
+            inbox: runtime.inbox(),
             config,
         };
+        for shared in quarantined.into_values() {
+            runtime.registry.insert(shared);
+        }
         let mut workers: Vec<Worker> =
             (0..receivers.len()).map(|i| Worker::new(parts.clone(), i == 0)).collect();
         for (descriptor, log) in descriptors {
             let group = descriptor.group;
             let halted = descriptor.shared();
             let count = workers.len();
-            let added = workers[index_of(group, count)].add_group(descriptor, log);
-            let shared = added.unwrap_or_else(|error| {
+            if let Err(error) = workers[index_of(group, count)].add_group(descriptor, log) {
                 halted.halt(error.to_string());
-                Arc::new(halted)
-            });
-            groups.insert(group, shared);
+                runtime.registry.insert(Arc::new(halted));
+            }
         }
-        runtime.groups = groups;
         for (i, (worker, inbox)) in workers.into_iter().zip(receivers).enumerate() {
             let queues = queues.clone();
             let run = move || run_worker(worker, inbox, queues);
@@ -143,17 +149,25 @@ impl MultiRaft {
             // by the budget that reads are let in by: no worker ever waits here.
             let (queue, tasks) = unbounded();
             queues.push(queue);
-            let inboxes = self.inboxes.clone();
-            let wake = Box::new(move |group| {
-                // Fails only when the worker is gone, and then nobody waits.
-                let _ = inboxes[index_of(group, inboxes.len())].send(Input::Wake(group));
-            });
-            let applier = Applier::new(Arc::clone(state_machine), wake);
+            let inbox = self.inbox();
+            let notify =
+                Box::new(move |notice: Notice| inbox(notice.group(), Input::Notice(notice)));
+            let applier = Applier::new(Arc::clone(state_machine), notify);
             let stopping = Arc::clone(&self.stopping);
             let run = move || run_applier(applier, tasks, &stopping);
             threads.push(spawn(format!("apply-{i}"), Some(APPLIER_STACK_BYTES), run)?);
         }
         Ok((queues, threads))
+    }
+
+    /// The way to the worker of a group for those who work for it: they wait for
+    /// room.
+    fn inbox(&self) -> Arc<dyn Fn(GroupId, Input) + Send + Sync> {
+        let inboxes = self.inboxes.clone();
+        Arc::new(move |group, input| {
+            // Fails only when the worker is gone, and then nobody waits.
+            let _ = inboxes[index_of(group, inboxes.len())].send(input);
+        })
     }
 
     /// Proposes commands; see [`ProposalReply`](crate::ProposalReply).
@@ -182,6 +196,53 @@ impl MultiRaft {
         self.send(group, Input::Read(group, PendingRead::new(reply, permit)));
     }
 
+    /// Proposes a change of a group's members, at its leader. The one outcome is
+    /// [`CommandOutcome::Applied`](crate::CommandOutcome::Applied) if it took effect.
+    /// One that needs a joint configuration is not over then: the leader leaves that
+    /// by itself.
+    pub fn change_members(&self, group: GroupId, change: MembershipChange, reply: ProposalReply) {
+        if let Some(error) = self.refusal(group) {
+            return reply(Err(error));
+        }
+        let Some(permit) = self.budget.take(PendingRead::BYTES) else {
+            return reply(Err(RequestError::Overloaded));
+        };
+        let reply = PendingReply::new(reply, permit);
+        self.send(group, Input::Change(PendingChange { group, change, reply }));
+    }
+
+    /// Asks a voter to take over a group's leadership, at its leader. What comes of
+    /// it shows in [`MultiRaft::status`], within an election timeout.
+    pub fn transfer_leader(
+        &self,
+        group: GroupId,
+        to: ReplicaId,
+        reply: impl FnOnce(Result<(), RequestError>) + Send + 'static,
+    ) {
+        self.send(group, Input::Transfer(group, to, Box::new(reply)));
+    }
+
+    /// How far a group's members have come, as its leader knows.
+    pub fn progress(
+        &self,
+        group: GroupId,
+        reply: impl FnOnce(Result<Vec<MemberProgress>, RequestError>) + Send + 'static,
+    ) {
+        self.send(group, Input::Progress(group, Box::new(reply)));
+    }
+
+    /// Removes a replica from this node. The caller knows that it was removed from its
+    /// group before, and that it can not learn so from the others, because all it
+    /// knows of are gone.
+    pub fn remove_replica(&self, group: GroupId, replica: ReplicaId) {
+        self.send(group, Input::Remove(group, replica));
+    }
+
+    /// All groups that have a replica on this node.
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.registry.groups()
+    }
+
     /// Takes in messages from another node. They may be dropped, like on the way.
     pub fn deliver(&self, from: NodeId, messages: Vec<RaftMessage>) {
         let workers = self.inboxes.len();
@@ -199,12 +260,12 @@ impl MultiRaft {
 
     /// The node whose replica leads a group, as far as this node knows.
     pub fn leader(&self, group: GroupId) -> Option<NodeId> {
-        self.groups.get(&group)?.leader_node()
+        self.registry.with(group, GroupShared::leader_node)?
     }
 
     /// The state of a group's replica on this node, if there is one.
     pub fn status(&self, group: GroupId) -> Option<GroupStatus> {
-        self.groups.get(&group).map(|shared| shared.status())
+        self.registry.with(group, GroupShared::status)
     }
 
     /// Whether what the caller has read of the local state already is
@@ -212,14 +273,14 @@ impl MultiRaft {
     /// holds now. The state must have been taken before this is asked, since time
     /// may pass between any two steps.
     pub fn could_read(&self, group: GroupId) -> bool {
-        let reads_locally = |shared: &Arc<GroupShared>| shared.reads_locally(self.clock.now());
-        self.groups.get(&group).is_some_and(reads_locally)
+        let reads_locally = |shared: &GroupShared| shared.reads_locally(self.clock.now());
+        self.registry.with(group, reads_locally).unwrap_or(false)
     }
 
     /// Whether this node's replica leads the group and holds everything that was
     /// committed when it came to lead.
     pub fn leads_settled(&self, group: GroupId) -> bool {
-        self.groups.get(&group).is_some_and(|shared| shared.leads_settled())
+        self.registry.with(group, GroupShared::leads_settled).unwrap_or(false)
     }
 
     /// Stops all threads once they are through with what they are at. Requests
@@ -243,11 +304,9 @@ impl MultiRaft {
 
     /// Why a request to a group can not be taken, if so.
     fn refusal(&self, group: GroupId) -> Option<RequestError> {
-        match self.groups.get(&group) {
+        match self.registry.with(group, |shared| shared.halted().map(str::to_owned)) {
             None => Some(RequestError::Unavailable(format!("it has no replica of group {group}"))),
-            Some(shared) => {
-                shared.halted().map(|reason| RequestError::Unavailable(reason.to_owned()))
-            }
+            Some(halted) => halted.map(RequestError::Unavailable),
         }
     }
 

@@ -1,15 +1,19 @@
 //! What a group's worker, its applier and everybody else know in common.
 
 use std::{
-    collections::BTreeMap,
+    collections::VecDeque,
+    mem,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
+use parking_lot::{Mutex, RwLock};
+
 use crate::{
     clock::BootTime,
+    membership::{Membership, MembershipChange},
     types::{GroupId, Index, NodeId, ReplicaId, Term},
 };
 
@@ -42,8 +46,21 @@ pub struct GroupStatus {
     pub commit: Index,
     /// The highest index it applied.
     pub applied: Index,
+    /// The group's members.
+    pub membership: Arc<Membership>,
+    /// How often the shard or its members changed.
+    pub epoch: u64,
     /// Why the replica does not work, if it does not.
     pub halted: Option<String>,
+}
+
+/// A change of members that took effect in the state machine.
+#[derive(Debug)]
+pub(crate) struct AppliedChange {
+    pub(crate) index: Index,
+    pub(crate) change: MembershipChange,
+    /// The epoch after it.
+    pub(crate) epoch: u64,
 }
 
 /// Published by the worker after each round that changed something, and by the
@@ -64,9 +81,13 @@ pub(crate) struct GroupShared {
     /// time; 0 if it may not.
     lease_end: AtomicU64,
     /// There is no other voter that could come to lead.
-    sole_voter: bool,
-    /// The nodes of all voters.
-    nodes: BTreeMap<ReplicaId, NodeId>,
+    sole_voter: AtomicBool,
+    /// The group's members and epoch, as far as the worker knows.
+    members: RwLock<(Arc<Membership>, u64)>,
+    /// Changes of members that the applier has applied and the worker has not
+    /// taken up.
+    changes: Mutex<VecDeque<AppliedChange>>,
+    has_changes: AtomicBool,
     /// Bytes of entries handed to the applier and not yet applied.
     apply_backlog: AtomicUsize,
     /// The worker holds entries back until the backlog is smaller.
@@ -79,7 +100,8 @@ impl GroupShared {
         group: GroupId,
         replica: ReplicaId,
         applied: Index,
-        nodes: BTreeMap<ReplicaId, NodeId>,
+        membership: Membership,
+        epoch: u64,
     ) -> Self {
         GroupShared {
             group,
@@ -91,8 +113,10 @@ impl GroupShared {
             applied: AtomicU64::new(applied.0),
             lead_start: AtomicU64::new(u64::MAX),
             lease_end: AtomicU64::new(0),
-            sole_voter: nodes.len() == 1,
-            nodes,
+            sole_voter: AtomicBool::new(membership.is_sole_voter(replica)),
+            members: RwLock::new((Arc::new(membership), epoch)),
+            changes: Mutex::default(),
+            has_changes: AtomicBool::new(false),
             apply_backlog: AtomicUsize::new(0),
             wants_wake: AtomicBool::new(false),
             halted: OnceLock::new(),
@@ -129,7 +153,8 @@ impl GroupShared {
 
     /// Whether no other replica can lead at `now`.
     pub(crate) fn lease_holds(&self, now: BootTime) -> bool {
-        self.sole_voter || (now.as_nanos() as u64) < self.lease_end.load(Ordering::Acquire)
+        self.sole_voter.load(Ordering::Acquire)
+            || (now.as_nanos() as u64) < self.lease_end.load(Ordering::Acquire)
     }
 
     /// Whether the state that was applied before `now` was looked up can be read:
@@ -140,7 +165,32 @@ impl GroupShared {
 
     /// The node whose replica leads, as far as known.
     pub(crate) fn leader_node(&self) -> Option<NodeId> {
-        self.nodes.get(&ReplicaId(self.leader.load(Ordering::Relaxed))).copied()
+        let leader = ReplicaId(self.leader.load(Ordering::Relaxed));
+        self.members.read().0.node_of(leader)
+    }
+
+    /// The worker took up a change of members.
+    pub(crate) fn set_membership(&self, membership: Membership, epoch: u64) {
+        // While it may be true for the old members or the new ones it is not said.
+        let sole_voter = membership.is_sole_voter(self.replica);
+        self.sole_voter.store(sole_voter, Ordering::Release);
+        *self.members.write() = (Arc::new(membership), epoch);
+    }
+
+    /// The applier applied a change of members; before it publishes the index.
+    pub(crate) fn push_change(&self, change: AppliedChange) {
+        self.changes.lock().push_back(change);
+        self.has_changes.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_changes(&self) -> bool {
+        self.has_changes.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn take_changes(&self) -> VecDeque<AppliedChange> {
+        let mut changes = self.changes.lock();
+        self.has_changes.store(false, Ordering::Release);
+        mem::take(&mut *changes)
     }
 
     pub(crate) fn applied(&self) -> Index {
@@ -170,12 +220,22 @@ impl GroupShared {
         let _ = self.halted.set(reason);
     }
 
+    /// The replica is going out of service: it answers nothing by itself any more.
+    pub(crate) fn retire(&self) {
+        self.set_lead_start(None);
+        self.set_lease_end(None);
+        let (term, commit) =
+            (self.term.load(Ordering::Relaxed), self.commit.load(Ordering::Relaxed));
+        self.publish(Role::Follower, raft::INVALID_ID, term, commit);
+    }
+
     pub(crate) fn halted(&self) -> Option<&str> {
         self.halted.get().map(String::as_str)
     }
 
     pub(crate) fn status(&self) -> GroupStatus {
         let leader = self.leader.load(Ordering::Relaxed);
+        let (membership, epoch) = self.members.read().clone();
         GroupStatus {
             group: self.group,
             replica: self.replica,
@@ -188,6 +248,8 @@ impl GroupShared {
             term: Term(self.term.load(Ordering::Relaxed)),
             commit: Index(self.commit.load(Ordering::Acquire)),
             applied: self.applied(),
+            membership,
+            epoch,
             halted: self.halted().map(str::to_owned),
         }
     }

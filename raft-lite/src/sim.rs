@@ -2,144 +2,178 @@
 //!
 //! It drives the very workers and appliers that the threads of a node drive, on
 //! in-memory logs that lose what was not synced, over a network that loses,
-//! delays, reorders and duplicates messages. After each step the invariants in
-//! [`invariants`] are checked. A failing seed fails again in the same way.
+//! delays, reorders and duplicates messages, with clocks that drift and processes
+//! that stand still, while replicas come and go and clients write and read. After
+//! each step the invariants in `sim/invariants` are checked. A failing seed fails
+//! again in the same way.
+//!
+//! ```text
+//! cargo run --release -p raft-lite --example sim -- --seeds 1000 --from 1
+//! ```
 
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "it is a test")]
+
+mod clients;
+mod climate;
+mod clock;
+mod history;
 mod invariants;
+mod log;
 mod machine;
 mod network;
+mod node;
+pub(crate) mod planted;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, channel},
-    },
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use crate::{
-    applier::{Applier, ApplyTask},
-    clock::{BootTime, Clock},
-    config::{Config, GroupDescriptor},
-    entry::Command,
-    log_store::{LogStore, MemoryLogStore},
-    proposal::{Budget, PendingProposal, PendingRead, PendingReply, RequestError},
-    runtime::prepare_logs,
-    shared::GroupShared,
-    state_machine::CommandOutcome,
-    types::{GroupId, INITIAL_POSITION, Index, NodeId, ReplicaId},
-    worker::{Input, Worker, WorkerParts},
+    clock::Clock,
+    config::Config,
+    membership::Membership,
+    shared::GroupStatus,
+    types::{GroupId, INITIAL_POSITION, NodeId, ReplicaId},
 };
 
+use climate::Climate;
+use history::History;
 use invariants::Invariants;
-use machine::SimMachine;
-use network::{Network, SimTransport};
+use machine::Pool;
+use network::Network;
+use node::SimNode;
 
-/// Virtual time, common to all nodes.
-#[derive(Default)]
-struct SimClock {
-    nanos: AtomicU64,
+/// How a storm goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Nodes, some of which have replicas at the beginning.
+    pub nodes: u64,
+    /// Raft groups.
+    pub groups: u64,
+    /// Steps of the storm; peace follows.
+    pub steps: u64,
 }
 
-impl Clock for SimClock {
-    fn now(&self) -> BootTime {
-        Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
-    }
-
-    fn unix_millis(&self) -> u64 {
-        self.now().as_millis() as u64
-    }
-}
-
-/// What survives a crash of a node, and the running rest if it is up.
-struct SimNode {
-    log: Arc<MemoryLogStore>,
-    machine: Arc<SimMachine>,
-    running: Option<Running>,
-}
-
-struct Running {
-    worker: Worker,
-    applier: Applier,
-    /// What the worker handed over and the applier has not come to.
-    queue: VecDeque<ApplyTask>,
-    woken: Receiver<GroupId>,
-    shared: BTreeMap<GroupId, Arc<GroupShared>>,
-}
-
-/// What a client did and was told.
-#[derive(Default)]
-struct History {
-    /// Commands acknowledged, by group.
-    acknowledged: BTreeMap<GroupId, Vec<u64>>,
-    /// Reads answered: the number of commands acknowledged when each was asked,
-    /// and the index the read saw.
-    reads: Vec<(GroupId, usize, NodeId, Index)>,
-    /// The highest index that a read saw.
-    seen: BTreeMap<GroupId, Index>,
-    /// How many of them a leader answered by its lease.
-    lease_reads: usize,
-    refused: usize,
-}
-
-impl History {
-    /// A read was answered; no read may see less than one that was answered before
-    /// it was asked.
-    fn read(&mut self, read: (GroupId, usize, NodeId, Index), before: Index) {
-        let (group, _, node, index) = read;
-        assert!(
-            index >= before,
-            "a read of group {group} at node {node} saw index {index}, but one that was answered \
-             before it was asked saw {before}"
-        );
-        let seen = self.seen.entry(group).or_default();
-        *seen = (*seen).max(index);
-        self.reads.push(read);
+impl Default for Options {
+    fn default() -> Self {
+        Options { nodes: 5, groups: 2, steps: 1000 }
     }
 }
+
+/// What happened in a storm and the peace after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Steps, those of the peace included.
+    pub steps: u64,
+    /// Commands acknowledged.
+    pub acknowledged: u64,
+    /// Reads answered.
+    pub reads: u64,
+    /// Reads that a leader answered by its lease.
+    pub lease_reads: u64,
+    /// Reads that a follower answered.
+    pub follower_reads: u64,
+    /// Changes of members that took effect.
+    pub changes: u64,
+    /// Snapshots installed.
+    pub snapshots: u64,
+    /// Leaders elected.
+    pub elections: u64,
+    /// Crashes of nodes.
+    pub crashes: u64,
+}
+
+impl std::ops::AddAssign for Summary {
+    fn add_assign(&mut self, other: Self) {
+        self.steps += other.steps;
+        self.acknowledged += other.acknowledged;
+        self.reads += other.reads;
+        self.lease_reads += other.lease_reads;
+        self.follower_reads += other.follower_reads;
+        self.changes += other.changes;
+        self.snapshots += other.snapshots;
+        self.elections += other.elections;
+        self.crashes += other.crashes;
+    }
+}
+
+/// Lets a storm loose on a cluster, then heals it and waits for it to settle.
+///
+/// # Panics
+/// If an invariant is broken, a history is not linearizable, or the cluster makes
+/// no progress once it is healed.
+pub fn run(seed: u64, options: Options) -> Summary {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let climate = Climate::draw(&mut rng);
+    let mut sim = Sim::new(seed, climate, options.nodes, options.groups);
+    sim.storm(options.steps);
+    sim.settle();
+    sim.check_history();
+    sim.summary()
+}
+
+/// So much true time passes in a step, at most.
+const LONGEST_STEP: Duration = Duration::from_millis(10);
+/// Steps after which a healed cluster must have settled.
+const STEPS_TO_SETTLE: u64 = 8000;
 
 struct Sim {
     rng: SmallRng,
-    clock: Arc<SimClock>,
+    /// True time.
+    now: Duration,
     network: Arc<Mutex<Network>>,
+    pool: Arc<Pool>,
     nodes: BTreeMap<NodeId, SimNode>,
     groups: Vec<GroupId>,
-    history: Arc<Mutex<History>>,
+    history: Arc<parking_lot::Mutex<History>>,
     invariants: Invariants,
     next_command: u64,
-    restarts: u64,
-    /// How likely a node is to crash in a round.
-    crash_in_round: f64,
+    starts: u64,
+    climate: Climate,
+    /// Clients write.
+    is_busy: bool,
+    /// The node that came to lead last.
+    elected: Option<NodeId>,
+    /// How likely a node is to crash at a given point of a round.
+    crashes: f64,
     seed: u64,
+    summary: Summary,
 }
 
 impl Sim {
-    fn new(seed: u64, nodes: u64, groups: u64) -> Self {
+    fn new(seed: u64, climate: Climate, nodes: u64, groups: u64) -> Self {
         let mut sim = Sim {
             rng: SmallRng::seed_from_u64(seed),
-            clock: Arc::new(SimClock::default()),
+            now: Duration::ZERO,
             network: Arc::default(),
+            pool: Arc::default(),
             nodes: BTreeMap::new(),
             groups: (1..=groups).map(GroupId).collect(),
             history: Arc::default(),
             invariants: Invariants::default(),
             next_command: 0,
-            restarts: 0,
-            crash_in_round: 0.0,
+            starts: 0,
+            climate,
+            is_busy: true,
+            elected: None,
+            crashes: 0.0,
             seed,
+            summary: Summary::default(),
         };
+        let founders = (1..=nodes.min(climate.founders)).map(|id| (ReplicaId(id), NodeId(id)));
+        let membership = Membership::of_voters(founders.collect());
         for id in (1..=nodes).map(NodeId) {
-            let node = SimNode {
-                log: Arc::new(MemoryLogStore::new()),
-                machine: Arc::new(SimMachine::new()),
-                running: None,
-            };
+            let node = SimNode::new(Arc::clone(&sim.pool), &mut sim.rng);
+            for group in &sim.groups {
+                if let Some(replica) = membership.replica_on(id) {
+                    node.machine.found(*group, replica, membership.clone());
+                }
+            }
             sim.nodes.insert(id, node);
         }
         for id in (1..=nodes).map(NodeId) {
@@ -150,223 +184,357 @@ impl Sim {
 
     fn config(&self) -> Config {
         Config {
+            tick_interval: Duration::from_millis(20),
             apply_backlog_bytes: 2048,
             compact_threshold_entries: 8,
-            seed: self.seed ^ self.restarts,
+            compact_interval_ticks: 8,
+            log_bytes_for_laggards: 4096,
+            promotion_lag_entries: 8,
+            // An entry or two a message, for more states in between.
+            max_message_bytes: self.climate.max_message_bytes,
+            seed: self.seed ^ (self.starts << 32),
             ..Default::default()
         }
     }
 
-    fn descriptors(&self, node: NodeId) -> Vec<GroupDescriptor> {
-        let voters: BTreeMap<ReplicaId, NodeId> =
-            self.nodes.keys().map(|node| (ReplicaId(node.0), *node)).collect();
-        let describe = |group: &GroupId| GroupDescriptor {
-            group: *group,
-            replica: ReplicaId(node.0),
-            voters: voters.clone(),
-            epoch: 1,
-            record: self.nodes[&node].machine.record(*group),
-        };
-        self.groups.iter().map(describe).collect()
-    }
-
     /// Starts a node from what its disk holds.
     fn start(&mut self, id: NodeId) {
-        self.restarts += 1;
-        let descriptors = self.descriptors(id);
+        self.starts += 1;
         let config = self.config();
         let node = self.nodes.get_mut(&id).unwrap();
-        let (runnable, quarantined) = prepare_logs(&*node.log, descriptors).unwrap();
-        assert!(quarantined.is_empty(), "a crash must not damage a replica: {quarantined:?}");
-        node.machine.note_started();
-        let parts = WorkerParts {
-            config,
-            log: Arc::clone(&node.log) as Arc<dyn LogStore>,
-            state_machine: Arc::clone(&node.machine) as _,
-            transport: Arc::new(SimTransport::new(id, Arc::clone(&self.network))),
-            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
-        };
-        let (wake, woken) = channel();
-        let wake = Box::new(move |group| wake.send(group).expect("the node holds the other end"));
-        let mut worker = Worker::new(parts.clone(), true);
-        let mut shared = BTreeMap::new();
-        for (descriptor, log) in runnable {
-            let group = descriptor.group;
-            shared.insert(group, worker.add_group(descriptor, log).unwrap());
-        }
-        let applier = Applier::new(parts.state_machine, wake);
-        let queue = VecDeque::new();
-        node.running = Some(Running { worker, applier, queue, woken, shared });
+        node.start(id, config, Arc::clone(&self.network));
+        self.invariants.applied.forget(id);
     }
 
     /// Stops a node as a power failure would: what was not synced is lost, from
     /// some point on.
     fn crash(&mut self, id: NodeId) {
         let node = self.nodes.get_mut(&id).unwrap();
-        if node.running.take().is_none() {
-            return;
+        self.summary.crashes += u64::from(node.crash(&mut self.rng));
+    }
+
+    /// A random storm, of a random kind, around clients at work.
+    fn storm(&mut self, steps: u64) {
+        self.disturb();
+        let climate = self.climate;
+        for _ in 0..steps {
+            self.step();
+            if let Some(leader) = self.elected
+                && self.chance(climate.strike_elected)
+            {
+                self.strike(leader);
+            }
+            if self.is_busy && self.chance(climate.propose) {
+                self.propose();
+            }
+            if self.chance(climate.read) {
+                self.read();
+            }
+            if self.chance(climate.change_members) {
+                self.change_members();
+            }
+            if self.chance(climate.transfer) {
+                self.transfer();
+            }
+            if self.chance(climate.crash) {
+                let node = self.random_node();
+                self.crash(node);
+            }
+            if self.chance(climate.reboot) {
+                let node = self.random_node();
+                self.crash(node);
+                self.start(node);
+            }
+            if self.chance(0.03) {
+                let node = self.random_node();
+                if self.nodes[&node].running.is_none() {
+                    self.start(node);
+                }
+            }
+            if self.chance(climate.cut) {
+                self.cut();
+            }
+            if self.chance(climate.mend) {
+                self.network.lock().unwrap().mend();
+            }
+            if self.chance(climate.pause) {
+                let (node, time) = (self.random_node(), self.rng.random_range(10..600));
+                let until = self.now + Duration::from_millis(time);
+                self.nodes.get_mut(&node).unwrap().pause_until(until);
+            }
+            if self.chance(0.01) {
+                let (node, millis) = (self.random_node(), self.rng.random_range(-100_000..100_000));
+                self.nodes[&node].clock.set_wall_off(millis);
+            }
+            if self.chance(climate.disturb) {
+                self.disturb();
+            }
         }
-        node.log.crash(self.rng.random_range(0..4));
-        node.machine.crash(&mut self.rng);
+    }
+
+    fn chance(&mut self, probability: f64) -> bool {
+        self.rng.random_bool(probability.min(1.0))
+    }
+
+    /// Makes the network and the disks as bad as chance will have it.
+    fn disturb(&mut self) {
+        let Climate { loss, crash_in_round, .. } = self.climate;
+        self.crashes = crash_in_round * pick(&mut self.rng, &[0.0, 0.25, 1.0]);
+        self.is_busy = self.chance(0.7);
+        let mut network = self.network.lock().unwrap();
+        network.loss = loss * pick(&mut self.rng, &[0.0, 0.2, 1.0]);
+        network.duplication = *pick(&mut self.rng, &[0.0, 0.05]);
+        network.most_delay = Duration::from_millis(*pick(&mut self.rng, &[2, 10, 60]));
+        drop(network);
+        for node in self.nodes.values_mut() {
+            node.speed = *pick(&mut self.rng, &[0.95, 0.95, 0.95, 0.3]);
+        }
+    }
+
+    /// Takes a leader away before its first entry is everywhere.
+    fn strike(&mut self, leader: NodeId) {
+        self.elected = None;
+        match self.rng.random_range(0..3) {
+            0 => return self.crash(leader),
+            1 => {
+                self.crash(leader);
+                return self.start(leader);
+            }
+            _ => {}
+        }
+        let others: Vec<NodeId> = self.nodes.keys().copied().filter(|n| *n != leader).collect();
+        self.network.lock().unwrap().isolate(leader, others.into_iter());
+    }
+
+    /// Cuts a node off, more likely one that leads: from all others, or from a voter
+    /// of a group of its, one way or both.
+    fn cut(&mut self) {
+        let group = self.random_group();
+        let at_leader = self.chance(0.7);
+        let leader = self.leader(group).filter(|_| at_leader);
+        let (node, voters) = match leader {
+            Some((leader, status)) => (leader, status.membership.voters.clone()),
+            None => (self.random_node(), BTreeMap::new()),
+        };
+        let mut others: Vec<NodeId> = self.nodes.keys().copied().filter(|n| *n != node).collect();
+        if self.rng.random_bool(0.3) {
+            return self.network.lock().unwrap().isolate(node, others.into_iter());
+        }
+        if voters.len() > 1 {
+            others.retain(|other| voters.values().any(|voter| voter == other));
+        }
+        let other = *pick(&mut self.rng, &others);
+        let one_way = self.rng.random_bool(0.3);
+        let mut network = self.network.lock().unwrap();
+        if one_way {
+            network.cut(node, other);
+        } else {
+            network.isolate(node, [other].into_iter());
+        }
     }
 
     /// Advances time a little and lets every node that is up run a round.
     fn step(&mut self) {
-        let nanos = self.rng.random_range(100_000..10_000_000);
-        self.clock.nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.summary.steps += 1;
+        let time = LONGEST_STEP.mul_f64(self.rng.random_range(0.01..1.0));
+        self.now += time;
+        for node in self.nodes.values_mut() {
+            node.pass(self.now, time);
+        }
         self.deliver();
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
-            // Now and then a node is slow.
-            if self.rng.random_bool(0.9) {
-                self.run(id);
+            let speed = self.nodes[&id].speed;
+            if self.rng.random_bool(speed) {
+                self.run_node(id);
             }
         }
         self.check();
     }
 
     fn deliver(&mut self) {
-        let due = self.network.lock().unwrap().due(self.clock.now(), &mut self.rng);
+        let mut network = self.network.lock().unwrap();
+        let due = network.due(self.now, &mut self.rng);
+        network.end_fetches(self.now, &mut self.rng);
+        drop(network);
         for (from, to, message) in due {
-            if let Some(running) = self.nodes.get_mut(&to).and_then(|node| node.running.as_mut()) {
-                running.worker.handle(Input::Messages(from, vec![message]));
+            if message.asks_for_vote() && self.chance(self.climate.reboot_asked) {
+                self.crash(to);
+                self.start(to);
             }
+            self.nodes.get_mut(&to).unwrap().receive(from, message);
         }
     }
 
     /// Runs a round of a node and then its applier, which may lag behind. Now and
-    /// then the node crashes in the middle of the round: after the messages that
-    /// may leave early, before the log is written.
-    fn run(&mut self, id: NodeId) {
-        let crashes = self.rng.random_bool(self.crash_in_round);
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        let Some(running) = node.running.as_mut() else { return };
-        for group in running.woken.try_iter() {
-            running.worker.handle(Input::Wake(group));
+    /// then the node crashes in the midst of it.
+    fn run_node(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        if node.run(&mut self.rng, self.crashes).is_err() {
+            self.crash(id);
         }
-        node.log.fail_writes(crashes);
-        let round = running.worker.round();
-        node.log.fail_writes(false);
-        match round {
-            Ok(tasks) => running.queue.extend(tasks),
-            Err(_) => return self.crash(id),
-        }
-        let count = self.rng.random_range(0..=running.queue.len());
-        running.applier.run(running.queue.drain(..count).collect());
     }
 
     fn check(&mut self) {
         for (id, node) in &self.nodes {
-            for shared in node.running.iter().flat_map(|running| running.shared.values()) {
-                let status = shared.status();
-                assert_eq!(status.halted, None, "seed {}: node {id} halted", self.seed);
-                self.invariants.one_leader_a_term(self.seed, *id, &status);
+            for appended in node.log.take_appended() {
+                self.invariants.logs.check(*id, &appended);
             }
+            let now = node.clock.now();
             for group in &self.groups {
-                let state = node.log.state(*group).unwrap();
-                self.invariants.ballots_never_go_back(self.seed, *id, *group, state);
-                self.invariants.applied_entries_agree(self.seed, *id, *group, &node.machine);
-            }
-        }
-    }
-
-    /// Proposes a command with a number of its own at some node.
-    fn propose(&mut self) {
-        let group = self.groups[self.rng.random_range(0..self.groups.len())];
-        let id = self.random_node();
-        let number = self.next_command;
-        self.next_command += 1;
-        let history = Arc::clone(&self.history);
-        let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) else {
-            return;
-        };
-        let reply = Box::new(move |result: Result<Vec<CommandOutcome>, RequestError>| {
-            let mut history = history.lock().unwrap();
-            match result {
-                Ok(outcomes) => {
-                    let echo = Bytes::copy_from_slice(&number.to_be_bytes());
-                    assert_eq!(outcomes, [CommandOutcome::Applied(echo)]);
-                    history.acknowledged.entry(group).or_default().push(number);
+                let replica = node.machine.replica(*group);
+                self.invariants.destroyed.check(*id, *group, replica);
+                if let Some(replica) = replica
+                    && let Some(state) = node.log_state(*group)
+                {
+                    self.invariants.ballots.check(*id, *group, replica, &state);
                 }
-                Err(_) => history.refused += 1,
+                self.invariants.applied.check(*id, *group, &node.machine);
+                let Some((status, reads_locally)) = node.status(*group, now) else { continue };
+                assert_eq!(status.halted, None, "node {id} halted a replica of group {group}");
+                self.invariants.committed.check(*id, &status, &node.log);
+                if self.invariants.elections.check(*id, &status) {
+                    self.summary.elections += 1;
+                    self.elected = Some(*id);
+                    self.invariants.committed.check_leader(*id, &status, &node.log);
+                }
+                self.invariants.leases.note(*id, &status, reads_locally);
             }
-        });
-        let permit = Budget::new(1 << 20).take(1).unwrap();
-        let command = Command {
-            payload: Bytes::copy_from_slice(&number.to_be_bytes()),
-            ..Default::default()
-        };
-        running.worker.handle(Input::Propose(PendingProposal {
-            group,
-            commands: vec![command],
-            reply: PendingReply::new(reply, permit),
-        }));
-    }
-
-    /// Asks for a linearizable read at some node.
-    fn read(&mut self) {
-        let group = self.groups[self.rng.random_range(0..self.groups.len())];
-        let id = self.random_node();
-        let history = Arc::clone(&self.history);
-        let (acknowledged, before) = {
-            let history = history.lock().unwrap();
-            let acknowledged = history.acknowledged.get(&group).map_or(0, Vec::len);
-            (acknowledged, history.seen.get(&group).copied().unwrap_or_default())
-        };
-        let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) else {
-            return;
-        };
-        let shared = &running.shared[&group];
-        if shared.reads_locally(self.clock.now()) {
-            let seen = (group, acknowledged, id, shared.applied());
-            let mut history = self.history.lock().unwrap();
-            history.read(seen, before);
-            history.lease_reads += 1;
-            return;
         }
-        let reply = Box::new(move |result: Result<Index, RequestError>| {
-            if let Ok(index) = result {
-                history.lock().unwrap().read((group, acknowledged, id, index), before);
-            }
-        });
-        let permit = Budget::new(1 << 20).take(1).unwrap();
-        running.worker.handle(Input::Read(group, PendingRead::new(reply, permit)));
+        self.invariants.leases.check();
     }
 
     fn random_node(&mut self) -> NodeId {
         NodeId(self.rng.random_range(1..=self.nodes.len() as u64))
     }
 
-    /// Runs without faults until every node applied the same, or too long.
-    fn heal_and_settle(&mut self) {
-        self.crash_in_round = 0.0;
+    /// Runs without faults until every member of every group applied the same.
+    fn settle(&mut self) {
+        self.climate.reboot_asked = 0.0;
+        self.crashes = 0.0;
         self.network.lock().unwrap().heal();
-        let down: Vec<NodeId> =
-            self.nodes.iter().filter(|(_, n)| n.running.is_none()).map(|(id, _)| *id).collect();
-        for id in down {
-            self.start(id);
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for id in ids {
+            let node = self.nodes.get_mut(&id).unwrap();
+            node.pause_until(Duration::ZERO);
+            node.speed = 0.95;
+            if node.running.is_none() {
+                self.start(id);
+            }
         }
-        for _ in 0..4000 {
+        for step in 1..=STEPS_TO_SETTLE {
             self.step();
             if self.is_settled() {
                 return;
             }
+            if step.is_multiple_of(STEPS_TO_SETTLE / 4) {
+                self.remove_the_forgotten();
+            }
         }
-        panic!("seed {}: the cluster made no progress after it was healed", self.seed);
+        let mut picture = String::new();
+        for group in self.groups.clone() {
+            picture += &format!("group {group}: {:?}\n", self.progress(group));
+        }
+        for (id, node) in &self.nodes {
+            for status in node.statuses(&self.groups) {
+                picture += &format!("node {id}: {}\n", line(&status));
+            }
+        }
+        panic!("the cluster made no progress after it was healed:\n{picture}");
     }
 
     fn is_settled(&self) -> bool {
         self.groups.iter().all(|group| {
-            let replicas =
-                || self.nodes.values().map(|node| &node.running.as_ref().unwrap().shared[group]);
-            let statuses: Vec<_> = replicas().map(|shared| shared.status()).collect();
-            let first = &statuses[0];
+            let mut statuses = BTreeMap::new();
+            let mut leads = false;
+            for (id, node) in &self.nodes {
+                if let Some((status, _)) = node.status(*group, node.clock.now()) {
+                    statuses.insert(*id, status);
+                    leads |= node.leads_settled(*group);
+                }
+            }
             // A new leader's log may hold more than it knows to be committed.
-            replicas().any(|shared| shared.leads_settled())
+            let Some(first) = statuses.values().max_by_key(|status| status.epoch).filter(|_| leads)
+            else {
+                return false;
+            };
+            let members = first.membership.members();
+            let nodes = members.values().copied().collect::<std::collections::BTreeSet<_>>();
+            let holders =
+                self.nodes.iter().filter(|(_, node)| node.machine.replica(*group).is_some());
+            !first.membership.is_joint()
+                && nodes.iter().copied().eq(holders.map(|(id, _)| *id))
                 && first.applied > INITIAL_POSITION.index
-                && statuses.iter().all(|s| {
-                    s.leader == first.leader && s.applied == first.applied && s.commit == s.applied
+                && nodes.iter().eq(statuses.keys())
+                && statuses.values().all(|s| {
+                    s.leader == first.leader
+                        && s.applied == first.applied
+                        && s.commit == s.applied
+                        && s.membership == first.membership
                 })
         })
     }
+
+    /// What was acknowledged is on every member, once.
+    fn check_history(&self) {
+        let history = self.history.lock();
+        for (group, acknowledged) in &history.acknowledged {
+            let mut places: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+            for (position, numbers) in self.invariants.applied.all(*group) {
+                for number in numbers {
+                    places.entry(number).or_default().push(position.index.0);
+                }
+            }
+            for (number, index) in acknowledged {
+                assert_eq!(
+                    places.get(number),
+                    Some(&vec![index.0]),
+                    "where command {number} of group {group} took effect"
+                );
+            }
+            for node in self.nodes.values().filter(|node| node.machine.replica(*group).is_some()) {
+                let applied = node.machine.applied(*group);
+                assert!(applied.into_iter().eq(self.invariants.applied.all(*group)));
+            }
+        }
+    }
+
+    fn summary(&self) -> Summary {
+        let history = self.history.lock();
+        let acknowledged: usize = history.acknowledged.values().map(Vec::len).sum();
+        let installed: u64 = self.nodes.values().map(|node| node.machine.installed()).sum();
+        Summary {
+            acknowledged: acknowledged as u64,
+            reads: history.reads as u64,
+            lease_reads: history.lease_reads as u64,
+            follower_reads: history.follower_reads as u64,
+            changes: history.changes as u64,
+            snapshots: installed,
+            ..self.summary
+        }
+    }
+}
+
+/// A status on a line.
+fn line(status: &GroupStatus) -> String {
+    let GroupStatus { group, replica, role, term, commit, applied, epoch, .. } = status;
+    let part = |part: &BTreeMap<ReplicaId, NodeId>| {
+        let members: Vec<String> =
+            part.iter().map(|(replica, node)| format!("{replica} on {node}")).collect();
+        members.join(", ")
+    };
+    let Membership { voters, outgoing, learners, .. } = &*status.membership;
+    format!(
+        "group {group} replica {replica} {role:?} of {} in term {term}, commit {commit}, applied \
+         {applied}, epoch {epoch}: voters {}; outgoing {}; learners {}",
+        status.leader.unwrap_or_default(),
+        part(voters),
+        part(outgoing),
+        part(learners),
+    )
+}
+
+/// One of several, each as likely.
+fn pick<'a, T>(rng: &mut SmallRng, choices: &'a [T]) -> &'a T {
+    &choices[rng.random_range(0..choices.len())]
 }

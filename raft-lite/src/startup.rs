@@ -53,10 +53,12 @@ pub fn decide_startup(record: ReplicaRecord, log: Result<Option<LogState>, Strin
             log.start.index
         ));
     }
+    if record.applied_by_snapshot && applied > log.hard_state.commit {
+        // The node stopped between installing the snapshot and beginning the log
+        // anew. What the log holds does not lead up to the snapshot.
+        return create(record.applied, log.hard_state);
+    }
     if applied > log.last.index {
-        if record.applied_by_snapshot {
-            return create(record.applied, log.hard_state);
-        }
         return Startup::Quarantine(format!(
             "its state was applied up to index {applied}, but its Raft log ends at {}",
             log.last.index
@@ -71,12 +73,17 @@ pub fn decide_startup(record: ReplicaRecord, log: Result<Option<LogState>, Strin
     Startup::Resume(log)
 }
 
-/// A log created after `start`. A vote that was given stays given: the replica
-/// must not vote again in its term.
+/// A log created after `start`.
 fn create(start: LogPosition, before: HardState) -> Startup {
+    Startup::Create { start, hard_state: first_hard_state(start, before) }
+}
+
+/// The hard state of a log that begins anew after `start`, given the one `before`.
+/// A vote that was given stays given: the replica must not vote again in its term.
+pub(crate) fn first_hard_state(start: LogPosition, before: HardState) -> HardState {
     let term = start.term.max(before.term);
     let vote = before.vote.filter(|_| term == before.term);
-    Startup::Create { start, hard_state: HardState { term, vote, commit: start.index } }
+    HardState { term, vote, commit: start.index }
 }
 
 #[cfg(test)]
@@ -125,6 +132,15 @@ mod tests {
         let hard_state = HardState { term: Term(6), vote: None, commit: Index(21) };
         let created = Startup::Create { start: at(21), hard_state };
         assert_eq!(decide_startup(installed, Ok(Some(found))), created);
+    }
+
+    #[test]
+    fn a_log_that_does_not_lead_up_to_an_installed_snapshot_is_made_anew() {
+        let installed = ReplicaRecord { applied_by_snapshot: true, ..record(19) };
+        let created = decide_startup(installed, Ok(Some(log(5, 25, 18))));
+        assert!(matches!(created, Startup::Create { start, .. } if start == at(19)));
+        let later = log(19, 25, 19);
+        assert_eq!(decide_startup(installed, Ok(Some(later))), Startup::Resume(later));
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use bytes::Bytes;
 
 use crate::{
+    config::GroupDescriptor,
     entry::Payload,
-    types::{GroupId, Index, LogPosition},
+    snapshot::SnapshotMeta,
+    types::{GroupId, Index, LogPosition, ReplicaId},
 };
 
 /// A committed entry.
@@ -60,11 +62,18 @@ pub enum Rejection {
     Expired,
     /// The client has said that it needs no results of commands so far back.
     Answered,
+    /// The shard or its members changed since this change was proposed.
+    StaleEpoch,
 }
 
 impl Rejection {
-    const ALL: [Rejection; 4] =
-        [Rejection::SlotNotOwned, Rejection::Frozen, Rejection::Expired, Rejection::Answered];
+    const ALL: [Rejection; 5] = [
+        Rejection::SlotNotOwned,
+        Rejection::Frozen,
+        Rejection::Expired,
+        Rejection::Answered,
+        Rejection::StaleEpoch,
+    ];
 
     /// A number that stands for the reason, on the wire and in hashes.
     pub fn number(self) -> u32 {
@@ -99,8 +108,14 @@ pub struct ApplyError {
 ///   reach the disk together: what survives a crash is the state after some
 ///   prefix of the log.
 pub trait StateMachine: Send + Sync {
-    /// Applies entries of several groups and appends one outcome for each
-    /// command to `outcomes`, in the order of the commands.
+    /// Applies entries of several groups and appends their outcomes to `outcomes`:
+    /// one for each command, in order, and one for each change of a shard or its
+    /// members ([`Payload::outcomes`]).
+    ///
+    /// A change takes effect, with [`CommandOutcome::Applied`], only if its epoch is
+    /// the shard's, which it raises by one; that of members also only if
+    /// [`Membership::after`](crate::Membership::after) allows it. Changes that took
+    /// effect are on disk when this returns.
     fn apply(
         &self,
         batch: &[GroupEntries],
@@ -114,4 +129,36 @@ pub trait StateMachine: Send + Sync {
     /// The applied index that would be found after a crash right now: the log up
     /// to it is not needed any more.
     fn persisted_index(&self, group: GroupId) -> Result<Index, ApplyError>;
+
+    /// Makes a snapshot of a group's state as it is now or a little later. Does not
+    /// block.
+    fn make_snapshot(&self, group: GroupId, reply: SnapshotReply);
+
+    /// A snapshot that was made is not needed any more.
+    fn release_snapshot(&self, group: GroupId, snapshot: &SnapshotMeta);
+
+    /// Replaces a group's state by a snapshot whose data was fetched, or makes a new
+    /// replica of it. All of it is on disk when this returns: after a crash the
+    /// state is that before, or the snapshot. `fetched` is what the fetch gave. Called
+    /// in the order of the group's entries.
+    fn install_snapshot(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        snapshot: &SnapshotMeta,
+        fetched: &Bytes,
+    ) -> Result<GroupDescriptor, ApplyError>;
+
+    /// Fetched data is not needed.
+    fn discard_fetched(&self, fetched: &Bytes);
+
+    /// Removes a replica and its state. That it was here is on disk first, and
+    /// stays there. Called in the order of the group's entries.
+    fn destroy_replica(&self, group: GroupId, replica: ReplicaId) -> Result<(), ApplyError>;
+
+    /// The newest replica of a group that was ever removed from this node.
+    fn last_destroyed(&self, group: GroupId) -> Option<ReplicaId>;
 }
+
+/// Called exactly once, from any thread.
+pub type SnapshotReply = Box<dyn FnOnce(Result<SnapshotMeta, ApplyError>) + Send>;

@@ -1,6 +1,15 @@
 //! How messages leave the node.
 
-use crate::{message::RaftMessage, types::NodeId};
+use bytes::Bytes;
+
+use crate::{
+    message::RaftMessage,
+    types::{GroupId, NodeId},
+};
+
+/// Called exactly once, with what names the fetched data to the state machine of
+/// this node, or with why it could not be fetched.
+pub type FetchReply = Box<dyn FnOnce(Result<Bytes, String>) + Send>;
 
 /// Carries messages to other nodes.
 ///
@@ -9,6 +18,10 @@ use crate::{message::RaftMessage, types::NodeId};
 pub trait Transport: Send + Sync {
     /// Sends messages of any groups to a node.
     fn send(&self, to: NodeId, messages: Vec<RaftMessage>);
+
+    /// Fetches a snapshot's data from a node, all of it and verified, apart from
+    /// messages. `data` is what that node's state machine calls it. Does not block.
+    fn fetch_snapshot(&self, from: NodeId, group: GroupId, data: Bytes, reply: FetchReply);
 }
 
 /// For a cluster of one node: there is nobody to send to.
@@ -17,4 +30,8 @@ pub struct NoTransport;
 
 impl Transport for NoTransport {
     fn send(&self, _to: NodeId, _messages: Vec<RaftMessage>) {}
+
+    fn fetch_snapshot(&self, _from: NodeId, _group: GroupId, _data: Bytes, reply: FetchReply) {
+        reply(Err("there is no other node".to_owned()));
+    }
 }

@@ -6,6 +6,8 @@
 //! the appliers. A failing group is taken out of service alone; a failing log
 //! write ends the process, because what is on disk is unknown from then on.
 
+mod absent;
+
 use std::{
     collections::BTreeMap,
     mem,
@@ -14,26 +16,29 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use rand::{SeedableRng, rngs::SmallRng};
 
+use absent::Absentees;
+
 use crate::{
-    applier::ApplyTask,
+    applier::{ApplyTask, Notice},
     clock::{BootTime, Clock},
     config::{Config, GroupDescriptor},
-    group::{Group, GroupError},
+    group::{Group, GroupError, MemberProgress},
     group_storage::GroupStorage,
     log_store::{Durability, LogChange, LogState, LogStore, LogStoreError, LogWrite},
     message::RaftMessage,
-    proposal::{PendingProposal, PendingRead, RequestError},
+    proposal::{PendingChange, PendingProposal, PendingRead, RequestError},
+    registry::Registry,
     round::Round,
     shared::GroupShared,
-    state_machine::StateMachine,
+    snapshot::SnapshotMeta,
+    state_machine::{ApplyError, StateMachine},
     transport::Transport,
-    types::{GroupId, NodeId},
+    types::{GroupId, NodeId, ReplicaId},
 };
 
-/// Ticks between two looks at what can be truncated.
-const COMPACT_INTERVAL_TICKS: u64 = 64;
 /// Ticks between two attempts to give space of truncated logs back.
 const RECLAIM_INTERVAL_TICKS: u64 = 200;
 
@@ -48,11 +53,25 @@ pub(crate) enum Input {
     Read(GroupId, PendingRead),
     /// From another node, for any groups of this worker.
     Messages(NodeId, Vec<RaftMessage>),
-    /// The group's applier has room again.
-    Wake(GroupId),
+    Change(PendingChange),
+    /// Ask a voter to take over the leadership.
+    Transfer(GroupId, ReplicaId, Answer<()>),
+    /// How far the members have come.
+    Progress(GroupId, Answer<Vec<MemberProgress>>),
+    /// Remove a replica that does not belong to its group any more.
+    Remove(GroupId, ReplicaId),
+    /// From an applier.
+    Notice(Notice),
+    /// A snapshot was made for replicas that are far behind.
+    SnapshotMade(GroupId, Result<SnapshotMeta, ApplyError>),
+    /// The data of the snapshot being fetched is here.
+    Fetched(GroupId, Result<Bytes, String>),
     /// No more inputs follow.
     Stop,
 }
+
+/// Called with the outcome of a small request; dropped if the node is stopping.
+pub(crate) type Answer<T> = Box<dyn FnOnce(Result<T, RequestError>) + Send>;
 
 impl Input {
     /// There is no room for it.
@@ -60,8 +79,16 @@ impl Input {
         match self {
             Input::Propose(proposal) => proposal.reply.send(Err(RequestError::Overloaded)),
             Input::Read(_, read) => read.send(Err(RequestError::Overloaded)),
-            // Raft sends its messages again.
-            Input::Messages(..) | Input::Wake(_) | Input::Stop => {}
+            Input::Change(change) => change.reply.send(Err(RequestError::Overloaded)),
+            Input::Transfer(_, _, answer) => answer(Err(RequestError::Overloaded)),
+            Input::Progress(_, answer) => answer(Err(RequestError::Overloaded)),
+            // Raft sends its messages again. The others wait for room.
+            Input::Messages(..)
+            | Input::Remove(..)
+            | Input::Notice(_)
+            | Input::SnapshotMade(..)
+            | Input::Fetched(..)
+            | Input::Stop => {}
         }
     }
 }
@@ -74,6 +101,10 @@ pub(crate) struct WorkerParts {
     pub(crate) state_machine: Arc<dyn StateMachine>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// All groups of the node, for everybody else.
+    pub(crate) registry: Arc<Registry>,
+    /// The way back to the worker of a group for those who do something for it.
+    pub(crate) inbox: Arc<dyn Fn(GroupId, Input) + Send + Sync>,
 }
 
 struct Slot {
@@ -85,6 +116,8 @@ struct Slot {
 pub(crate) struct Worker {
     parts: WorkerParts,
     groups: BTreeMap<GroupId, Slot>,
+    /// Replicas that are not in service: coming, going, or being replaced.
+    absent: Absentees,
     dirty: Vec<GroupId>,
     next_tick: BootTime,
     ticks: u64,
@@ -92,6 +125,10 @@ pub(crate) struct Worker {
     reclaims: bool,
     /// Bytes appended since the state machine was last asked to flush.
     unflushed_bytes: usize,
+    /// Replicas started so far.
+    starts: u64,
+    /// A write outside of a round failed: the next round says so.
+    failed: Option<LogStoreError>,
 }
 
 impl Worker {
@@ -100,11 +137,28 @@ impl Worker {
         Worker {
             parts,
             groups: BTreeMap::new(),
+            absent: Absentees::default(),
             dirty: Vec::new(),
             next_tick,
             ticks: 0,
             reclaims,
             unflushed_bytes: 0,
+            starts: 0,
+            failed: None,
+        }
+    }
+
+    /// Writes to the log outside of a round. Returns whether it worked; if not, the
+    /// node stops at the next round.
+    fn write(&mut self, id: GroupId, change: LogChange, durability: Durability) -> bool {
+        let mut write = LogWrite::new();
+        write.push(id, change);
+        match self.parts.log.write(write, durability) {
+            Ok(()) => true,
+            Err(error) => {
+                self.failed = Some(error);
+                false
+            }
         }
     }
 
@@ -118,12 +172,15 @@ impl Worker {
         let storage = GroupStorage::new(
             id,
             Arc::clone(&self.parts.log),
-            descriptor.voters.keys().copied(),
+            descriptor.membership.conf_state(),
             log,
             descriptor.record.applied.index,
         );
-        let seed = self.parts.config.seed ^ descriptor.replica.0.rotate_left(32) ^ id.0;
-        let rng = SmallRng::seed_from_u64(seed);
+        // A replica that starts again must draw other numbers: what it asked before
+        // may still be answered.
+        self.starts += 1;
+        let replica = descriptor.replica.0.rotate_left(32) ^ self.starts.rotate_left(48);
+        let rng = SmallRng::seed_from_u64(self.parts.config.seed ^ replica ^ id.0);
         let now = self.parts.clock.now();
         // `raft` panics on a log that it can not read.
         let config = &self.parts.config;
@@ -132,13 +189,14 @@ impl Worker {
                 .unwrap_or(Err(GroupError::Panic))?;
         let shared = Arc::clone(&group.shared);
         self.groups.insert(id, Slot { group, dirty: false });
+        self.parts.registry.insert(Arc::clone(&shared));
         self.touch(id);
         Ok(shared)
     }
 
     /// Time until the next tick is due.
     pub(crate) fn until_tick(&self) -> Duration {
-        if self.dirty.is_empty() {
+        if self.dirty.is_empty() && self.absent.is_idle() {
             self.next_tick.saturating_sub(self.parts.clock.now())
         } else {
             Duration::ZERO
@@ -148,38 +206,86 @@ impl Worker {
     /// Takes one input in; it takes effect in the next round.
     pub(crate) fn handle(&mut self, input: Input) {
         match input {
-            Input::Propose(proposal) => match self.groups.get_mut(&proposal.group) {
-                Some(slot) => {
-                    let id = proposal.group;
-                    slot.group.propose(proposal);
-                    self.touch(id);
-                }
-                None => {
-                    let error = no_group(proposal.group);
-                    proposal.reply.send(Err(error));
-                }
-            },
-            Input::Read(id, read) => match self.groups.get_mut(&id) {
-                Some(slot) => {
-                    slot.group.read(read);
-                    self.touch(id);
-                }
-                None => read.send(Err(no_group(id))),
-            },
-            Input::Messages(from, messages) => {
-                let now = self.parts.clock.now();
-                for message in messages {
-                    let (id, to) = (message.group(), message.to());
-                    let ours = self.groups.get(&id).is_some_and(|s| s.group.shared.replica == to);
-                    if ours {
-                        self.guarded(id, |group| group.step(from, message, now));
-                        self.touch(id);
-                    }
+            Input::Propose(proposal) => {
+                let id = proposal.group;
+                match self.group(id) {
+                    Ok(group) => group.propose(proposal),
+                    Err(error) => proposal.reply.send(Err(error)),
                 }
             }
-            Input::Wake(id) => self.touch(id),
+            Input::Read(id, read) => match self.group(id) {
+                Ok(group) => group.read(read),
+                Err(error) => read.send(Err(error)),
+            },
+            Input::Change(change) => {
+                let id = change.group;
+                match self.group(id) {
+                    Ok(group) => group.change(change),
+                    Err(error) => change.reply.send(Err(error)),
+                }
+            }
+            Input::Transfer(id, to, answer) => {
+                answer(self.group(id).and_then(|group| group.transfer(to)));
+            }
+            Input::Progress(id, answer) => answer(self.group(id).and_then(|g| g.progress())),
+            Input::Messages(from, messages) => {
+                for message in messages {
+                    self.receive(from, message);
+                }
+            }
+            Input::Remove(id, replica) => {
+                let own = self.groups.get(&id).map(|slot| slot.group.shared.replica);
+                if own == Some(replica) {
+                    self.destroy(id, "it is said to have been removed from the group");
+                }
+            }
+            Input::Notice(Notice::Wake(id)) => self.touch(id),
+            Input::Notice(Notice::Installed(id, installed)) => self.installed(id, installed),
+            Input::Notice(Notice::Destroyed(id, destroyed)) => self.destroyed(id, destroyed),
+            Input::SnapshotMade(id, made) => self.snapshot_made(id, made),
+            Input::Fetched(id, fetched) => self.fetched(id, fetched),
             Input::Stop => {}
         }
+    }
+
+    /// A group that is in service; it has its turn in the next round.
+    fn group(&mut self, id: GroupId) -> Result<&mut Group, RequestError> {
+        self.touch(id);
+        let slot = self.groups.get_mut(&id);
+        slot.map(|slot| &mut slot.group).ok_or_else(|| no_group(id))
+    }
+
+    /// Takes in a message from another node.
+    fn receive(&mut self, from: NodeId, message: RaftMessage) {
+        let (id, to) = (message.group(), message.to());
+        let Some(slot) = self.groups.get_mut(&id) else {
+            return self.receive_for_absent(from, message);
+        };
+        let own = slot.group.shared.replica;
+        if own != to {
+            if own < to && message.is_from_leader() {
+                // A node has one replica of a group: its own was removed before.
+                self.destroy(id, "the group has another replica here now");
+            } else {
+                // For a replica that was here before: its sender may have been
+                // removed as well, and there may be nobody else to say so.
+                slot.group.admit_sender(from, &message);
+                self.touch(id);
+            }
+            return;
+        }
+        self.touch(id);
+        if message.is_removal() {
+            return self.destroy(id, "it was removed from the group");
+        }
+        if let Some(snapshot) = message.snapshot() {
+            let worth_it = self.guarded(id, |group| group.wants(&snapshot));
+            if worth_it == Some(true) {
+                return self.fetch(from, message, snapshot);
+            }
+        }
+        let now = self.parts.clock.now();
+        self.guarded(id, |group| group.step(from, message, now));
     }
 
     fn touch(&mut self, id: GroupId) {
@@ -211,10 +317,14 @@ impl Worker {
 
     /// One round. Returns the work for the appliers, in order.
     pub(crate) fn round(&mut self) -> Result<Vec<ApplyTask>, LogStoreError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         let now = self.parts.clock.now();
         self.tick_if_due(now)?;
         let dirty = mem::take(&mut self.dirty);
         let mut round = Round::new(now, self.parts.clock.unix_millis());
+        self.absent.collect(&mut round);
         for &id in &dirty {
             if let Some(slot) = self.groups.get_mut(&id) {
                 slot.dirty = false;
@@ -243,10 +353,19 @@ impl Worker {
         }
         for &id in &dirty {
             self.guarded(id, |group| group.complete(&mut round));
+            let Some(slot) = self.groups.get_mut(&id) else { continue };
+            if slot.group.is_removed() {
+                self.destroy(id, "it was removed from the group");
+                continue;
+            }
+            if slot.group.take_wanted_snapshot() {
+                self.make_snapshot(id);
+            }
             if self.groups.get(&id).is_some_and(|slot| slot.group.has_more()) {
                 self.touch(id);
             }
         }
+        self.absent.collect(&mut round);
         round.flush(&*self.parts.transport);
         Ok(round.apply)
     }
@@ -265,13 +384,13 @@ impl Worker {
         for id in ids {
             let ticked = self.guarded(id, |group| {
                 group.evict_cache();
-                Ok(group.tick(now))
+                group.tick(now)
             });
             if ticked == Some(true) {
                 self.touch(id);
             }
         }
-        if self.ticks.is_multiple_of(COMPACT_INTERVAL_TICKS) {
+        if self.ticks.is_multiple_of(self.parts.config.compact_interval_ticks) {
             self.compact(self.parts.config.compact_threshold_entries, None)?;
         }
         if self.reclaims && self.ticks.is_multiple_of(RECLAIM_INTERVAL_TICKS) {
@@ -297,6 +416,10 @@ impl Worker {
             let Ok(persisted) = self.parts.state_machine.persisted_index(id) else {
                 continue;
             };
+            let unused = self.guarded(id, |group| Ok(group.take_unused_snapshot()));
+            if let Some(Some(snapshot)) = unused {
+                self.parts.state_machine.release_snapshot(id, &snapshot);
+            }
             let position = self.guarded(id, |group| group.compact(persisted, threshold));
             if let Some(Some(position)) = position {
                 write.push(id, LogChange::Compact(position));

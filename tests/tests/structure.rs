@@ -32,7 +32,7 @@ const ROOMS: [(&str, &[&str]); 8] = [
     ("storage", &[]),
     ("wasm", &[]),
     ("metrics", &[]),
-    ("network", &[]),
+    ("network", &["storage"]),
 ];
 
 fn manifest(folder: &str) -> Table {

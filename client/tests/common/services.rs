@@ -178,6 +178,27 @@ impl StateMachine for Machine {
 
 #[tonic::async_trait]
 impl Admin for Node {
+    async fn add_replica(
+        &self,
+        _request: Request<v1::ReplicaRequest>,
+    ) -> Result<Response<v1::ReplicaResponse>, Status> {
+        Err(Status::unimplemented("these nodes do not change"))
+    }
+
+    async fn remove_replica(
+        &self,
+        _request: Request<v1::ReplicaRequest>,
+    ) -> Result<Response<v1::ReplicaResponse>, Status> {
+        Err(Status::unimplemented("these nodes do not change"))
+    }
+
+    async fn transfer_leader(
+        &self,
+        _request: Request<v1::ReplicaRequest>,
+    ) -> Result<Response<v1::ReplicaResponse>, Status> {
+        Err(Status::unimplemented("these nodes do not change"))
+    }
+
     async fn checksum(&self, _: Request<v1::ChecksumRequest>) -> Answer<v1::ChecksumResponse> {
         Err(Status::unimplemented("no checksums"))
     }

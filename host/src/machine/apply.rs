@@ -2,9 +2,11 @@
 
 use std::{any::Any, sync::Arc};
 
+use bytes::Bytes;
 use raft_lite::{
-    ApplyError, Command, CommandFailure, CommandOutcome, EntryKind, GroupEntries, GroupId, Index,
-    Payload, Rejection, StateMachine,
+    ApplyError, Command, CommandFailure, CommandOutcome, EntryKind, GroupDescriptor, GroupEntries,
+    GroupId, Index, MembershipChange, NodeId, Payload, Rejection, ReplicaId, SnapshotMeta,
+    SnapshotReply, StateMachine,
 };
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
@@ -13,7 +15,9 @@ use super::{
     sessions::{Admission, BatchRows},
 };
 use crate::{
-    storage::{ApplyState, Overlay, ReadView, ShardRecord, Slot, WriteSet},
+    storage::{
+        ApplyState, Overlay, ReadView, ShardRecord, Slot, StorageError, WriteSet, node_number,
+    },
     wasm::{BatchOutcome, Call, PluginResult},
 };
 
@@ -33,10 +37,20 @@ impl StateMachine for Machine {
             progress.push(self.apply_group(shard, group, &mut writes, outcomes)?);
         }
         let first = batch.first().map_or(GroupId(0), |group| group.group);
-        self.storage.write(writes).map_err(|error| host_failure(first, &error))?;
-        for Progress { shard, state, sessions } in progress {
+        let fail = |error: StorageError| host_failure(first, &error);
+        let changes_records = progress.iter().any(|progress| progress.record.is_some());
+        let _turn = changes_records.then(|| self.changing.lock());
+        self.storage.write(writes).map_err(fail)?;
+        if progress.iter().any(|progress| progress.is_structural) {
+            // What it changes may be relied on as soon as this returns.
+            self.storage.flush().map_err(fail)?;
+        }
+        for Progress { shard, state, sessions, record, .. } in progress {
             shard.sessions.lock().keep(sessions);
             *shard.applied.lock() = state;
+            if let Some(record) = record {
+                self.replace(shard.with_record(record));
+            }
         }
         Ok(())
     }
@@ -54,9 +68,40 @@ impl StateMachine for Machine {
             Err(error) => Err(host_failure(group, &error)),
         }
     }
+
+    fn make_snapshot(&self, group: GroupId, reply: SnapshotReply) {
+        self.start_snapshot(group, reply);
+    }
+
+    fn release_snapshot(&self, _group: GroupId, snapshot: &SnapshotMeta) {
+        self.forget_snapshot(snapshot);
+    }
+
+    fn install_snapshot(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        snapshot: &SnapshotMeta,
+        fetched: &Bytes,
+    ) -> Result<GroupDescriptor, ApplyError> {
+        let installed = self.install(group, replica, snapshot, fetched);
+        installed.map_err(|error| host_failure(group, &*error))
+    }
+
+    fn discard_fetched(&self, fetched: &Bytes) {
+        self.forget_fetched(fetched);
+    }
+
+    fn destroy_replica(&self, group: GroupId, replica: ReplicaId) -> Result<(), ApplyError> {
+        self.destroy(group, replica).map_err(|error| host_failure(group, &*error))
+    }
+
+    fn last_destroyed(&self, group: GroupId) -> Option<ReplicaId> {
+        self.tombstone(group)
+    }
 }
 
-fn host_failure(group: GroupId, error: &dyn std::error::Error) -> ApplyError {
+pub(super) fn host_failure(group: GroupId, error: &dyn std::error::Error) -> ApplyError {
     ApplyError { group, message: error.to_string() }
 }
 
@@ -71,6 +116,10 @@ struct Batch {
     /// The commands that run.
     calls: Vec<Call>,
     sessions: BatchRows,
+    /// What became of each change of members.
+    changes: Vec<CommandOutcome>,
+    /// The shard's record after them, if it is another one.
+    record: Option<ShardRecord>,
 }
 
 /// What is to be published once a group's batch is stored.
@@ -78,6 +127,9 @@ struct Progress {
     shard: Arc<Shard>,
     state: ApplyState,
     sessions: BatchRows,
+    record: Option<ShardRecord>,
+    /// The shard itself or its members changed.
+    is_structural: bool,
 }
 
 impl Machine {
@@ -91,7 +143,7 @@ impl Machine {
         outcomes: &mut Vec<CommandOutcome>,
     ) -> Result<Progress, ApplyError> {
         let fail = |error: &dyn std::error::Error| host_failure(group.group, error);
-        let Batch { mut state, admissions, calls, mut sessions } =
+        let Batch { mut state, admissions, calls, mut sessions, changes, record } =
             self.admit(&shard, group).map_err(|error| fail(&*error))?;
         let overlay = Box::new(Overlay::new(ReadView::Latest(Arc::clone(&self.storage))));
         let outcome = self
@@ -112,9 +164,18 @@ impl Machine {
             .unzip();
         let mut places = 0..ran.len();
         let mut admissions = admissions.into_iter();
+        let is_structural =
+            changes.iter().any(|outcome| matches!(outcome, CommandOutcome::Applied(_)));
+        let mut changes = changes.into_iter();
         for entry in &group.entries {
             let index = entry.position.index.0.to_le_bytes();
             state.state_hash = xxh3_64_with_seed(&index, state.state_hash);
+            if entry.payload.as_ref().is_some_and(is_membership) {
+                let outcome = changes.next().expect("each change has an outcome");
+                let is_applied = matches!(outcome, CommandOutcome::Applied(_));
+                state.state_hash = xxh3_64_with_seed(&[u8::from(is_applied)], !state.state_hash);
+                outcomes.push(outcome);
+            }
             for command in entry.payload.iter().flat_map(|payload| &payload.commands) {
                 let hash = state.state_hash;
                 let admission = admissions.next().expect("each command has an admission");
@@ -137,7 +198,10 @@ impl Machine {
         overlay.drain_into(writes);
         sessions.finish(&ran, writes);
         writes.put_apply_state(group.group, &state);
-        Ok(Progress { shard, state, sessions })
+        if let Some(record) = &record {
+            writes.put_record(record);
+        }
+        Ok(Progress { shard, state, sessions, record, is_structural })
     }
 
     /// Checks all commands of a group's entries, in their order.
@@ -152,11 +216,25 @@ impl Machine {
             admissions: Vec::new(),
             calls: Vec::new(),
             sessions: BatchRows::default(),
+            changes: Vec::new(),
+            // A replica that applies has a log: if that is missing later, it was lost.
+            record: (!shard.record.started)
+                .then(|| ShardRecord { started: true, ..shard.record.clone() }),
         };
         for entry in &group.entries {
             batch.state.applied = entry.position;
             let Some(payload) = &entry.payload else { continue };
-            refuse_structural(group.group, payload)?;
+            if let Some(change) = membership_change(group.group, payload)? {
+                let before = batch.record.as_ref().unwrap_or(&shard.record);
+                let after = after_change(before, payload.epoch, change);
+                let is_applied = after.is_some();
+                batch.record = after.or(batch.record.take());
+                batch.changes.push(match is_applied {
+                    true => CommandOutcome::Applied(Bytes::new()),
+                    false => CommandOutcome::Rejected(Rejection::StaleEpoch),
+                });
+                continue;
+            }
             batch.state.time_ms = batch.state.time_ms.max(payload.time_ms);
             let now_ms = batch.state.time_ms;
             for (position, command) in payload.commands.iter().enumerate() {
@@ -192,14 +270,47 @@ fn slot_to_sweep(record: &ShardRecord, index: u64) -> Option<Slot> {
     slots.get(turn as usize).copied()
 }
 
-/// Structural changes are not proposed by this version; one in the log was
-/// written by a newer one.
-fn refuse_structural(group: GroupId, payload: &Payload) -> Result<(), ApplyError> {
-    if payload.kind == EntryKind::Commands as i32 {
-        return Ok(());
+fn is_membership(payload: &Payload) -> bool {
+    payload.kind == EntryKind::Membership as i32
+}
+
+/// The change of members that an entry makes, if it makes one. Kinds of entries that
+/// are not known were written by a newer version.
+fn membership_change(
+    group: GroupId,
+    payload: &Payload,
+) -> Result<Option<&MembershipChange>, ApplyError> {
+    match &payload.membership {
+        None if payload.kind == EntryKind::Commands as i32 => Ok(None),
+        Some(change) if is_membership(payload) => Ok(Some(change)),
+        _ => {
+            let message = "its log holds a change that this version does not know".to_owned();
+            Err(ApplyError { group, message })
+        }
     }
-    let message = "its log holds a structural change that this version does not know".to_owned();
-    Err(ApplyError { group, message })
+}
+
+/// The record after a change of members; `None` if it is not allowed.
+fn after_change(
+    record: &ShardRecord,
+    epoch: u64,
+    change: &MembershipChange,
+) -> Option<ShardRecord> {
+    if epoch != record.epoch {
+        return None;
+    }
+    let membership = record.membership.after(change).ok()?;
+    let mut nodes = record.nodes.clone();
+    for new in &change.add {
+        let id = String::from_utf8(new.context.to_vec()).ok()?;
+        if node_number(&id) != NodeId(new.node) {
+            return None;
+        }
+        nodes.insert(NodeId(new.node), id);
+    }
+    let members = membership.members();
+    nodes.retain(|node, _| members.values().any(|member| member == node));
+    Some(ShardRecord { epoch: epoch + 1, membership, nodes, ..record.clone() })
 }
 
 /// Checks a command before anything else is looked at.

@@ -92,16 +92,33 @@ impl PluginStore {
         if let Some(module) = self.compiled.lock().get(id) {
             return Ok(module.clone());
         }
+        let bytes = self.bytes(id)?;
+        let module = PluginModule::compile(&self.engine, &bytes)
+            .map_err(|source| PluginFileError::Module { path: self.path(id), source })?;
+        self.compiled.lock().insert(*id, module.clone());
+        Ok(module)
+    }
+
+    /// A stored module, given its SHA-256 in hex.
+    pub fn named(&self, sha256: &str) -> Result<PluginModule, PluginFileError> {
+        let mut id = PluginId::default();
+        let (digits, _) = sha256.as_bytes().as_chunks::<2>();
+        for (byte, digits) in id.iter_mut().zip(digits) {
+            let text = std::str::from_utf8(digits).unwrap_or_default();
+            *byte = u8::from_str_radix(text, 16).unwrap_or_default();
+        }
+        self.module(&id)
+    }
+
+    /// A stored module as it was added.
+    pub fn bytes(&self, id: &PluginId) -> Result<Vec<u8>, PluginFileError> {
         let path = self.path(id);
         let bytes =
             fs::read(&path).map_err(|source| PluginFileError::Io { path: path.clone(), source })?;
-        if ModuleHash::of(&bytes).0 != *id {
-            return Err(PluginFileError::Damaged { path });
+        match ModuleHash::of(&bytes).0 == *id {
+            true => Ok(bytes),
+            false => Err(PluginFileError::Damaged { path }),
         }
-        let module = PluginModule::compile(&self.engine, &bytes)
-            .map_err(|source| PluginFileError::Module { path, source })?;
-        self.compiled.lock().insert(*id, module.clone());
-        Ok(module)
     }
 
     fn path(&self, id: &PluginId) -> PathBuf {

@@ -6,11 +6,14 @@ use bytes::Bytes;
 use raft_kv_plugin_kv::protocol::{self, Command as KvCommand, Put, Query as KvQuery};
 use raft_lite::{
     Command, CommandOutcome, CommittedEntry, EntryKind, GroupEntries, GroupId, Index, LogPosition,
-    Payload, Rejection, ReplicaId, StateMachine, Term,
+    Membership, MembershipChange, NewReplica, Payload, Rejection, ReplicaId, SnapshotMeta,
+    StateMachine, Term,
 };
 
 use super::*;
-use crate::storage::{Slot, SlotRange, StorageOptions};
+use crate::storage::{
+    Slot, SlotRange, SnapshotData, SnapshotFolders, StorageOptions, fetched, node_number,
+};
 
 const GROUP: GroupId = GroupId(1);
 const THREADS: Threads = Threads { appliers: 1, servers: 1 };
@@ -20,11 +23,13 @@ struct Fixture {
     folder: tempfile::TempDir,
 }
 
-fn open(folder: &Path) -> (Arc<Machine>, PluginStore) {
+fn open(folder: &Path) -> (Arc<Machine>, Arc<PluginStore>) {
     let storage = Storage::open(&folder.join("state"), StorageOptions::default()).unwrap();
     let plugins = PluginStore::open(folder.join("plugins"), THREADS.executors()).unwrap();
-    let machine = Machine::open(Arc::new(storage), &plugins, THREADS).unwrap();
-    (Arc::new(machine), plugins)
+    let plugins = Arc::new(plugins);
+    let snapshots = Arc::new(SnapshotFolders::open(folder.join("snapshots")).unwrap());
+    let machine = Machine::open(Arc::new(storage), Arc::clone(&plugins), snapshots, THREADS);
+    (Arc::new(machine.unwrap()), plugins)
 }
 
 /// A machine with one shard that owns slots 0 to 9.
@@ -38,13 +43,14 @@ fn fixture() -> Fixture {
         name: "shard_0".into(),
         epoch: 1,
         slots: vec![SlotRange { start: Slot(0), end: Slot(10) }],
-        voters: vec![],
+        membership: Membership::of_voters([(ReplicaId(1), node_number("node1"))].into()),
+        nodes: [(node_number("node1"), "node1".to_owned())].into(),
         plugin,
         frozen: false,
         started: true,
         applied_by_snapshot: false,
     };
-    machine.create(vec![record], &plugins).unwrap();
+    machine.create(vec![record]).unwrap();
     Fixture { machine, folder }
 }
 
@@ -186,6 +192,97 @@ fn a_damaged_plugin_file_is_refused() {
     std::fs::write(&path, b"\0asm").unwrap();
     let storage = Storage::open(&folder.path().join("state"), StorageOptions::default()).unwrap();
     let plugins = PluginStore::open(folder.path().join("plugins"), 1).unwrap();
-    let opened = Machine::open(Arc::new(storage), &plugins, THREADS);
+    let snapshots = Arc::new(SnapshotFolders::open(folder.path().join("snapshots")).unwrap());
+    let opened = Machine::open(Arc::new(storage), Arc::new(plugins), snapshots, THREADS);
     assert!(matches!(opened, Err(OpenError::Plugin(PluginFileError::Damaged { .. }))));
+}
+
+fn change(index: u64, epoch: u64, change: MembershipChange) -> CommittedEntry {
+    let payload = Payload {
+        kind: EntryKind::Membership as i32,
+        epoch,
+        membership: Some(change),
+        ..Payload::default()
+    };
+    let position = LogPosition { index: Index(index), term: Term(6) };
+    CommittedEntry { position, payload: Some(payload) }
+}
+
+fn add(replica: u64, node: &str) -> MembershipChange {
+    let (node, context) = (node_number(node).0, Bytes::copy_from_slice(node.as_bytes()));
+    let add = vec![NewReplica { replica, node, context }];
+    MembershipChange { add, ..MembershipChange::default() }
+}
+
+#[test]
+fn members_change_only_at_the_exact_epoch_and_are_on_disk_then() {
+    let Fixture { machine, folder } = {
+        let fixture = fixture();
+        let outcomes = fixture.apply(vec![
+            change(6, 1, add(2, "node2")),
+            entry(7, 5, vec![put(1, "a", "1")]),
+            change(8, 1, add(3, "node3")),
+            change(9, 2, add(2, "node3")),
+        ]);
+        assert!(matches!(outcomes[0], CommandOutcome::Applied(_)));
+        assert!(matches!(outcomes[1], CommandOutcome::Applied(_)));
+        let stale = CommandOutcome::Rejected(Rejection::StaleEpoch);
+        assert_eq!(outcomes[2..], [stale.clone(), stale]);
+        fixture
+    };
+    // Nothing is flushed: this is what a crash would leave.
+    drop(machine);
+    let (machine, _) = open(folder.path());
+    let shard = machine.shard(GROUP).unwrap();
+    let record = shard.record();
+    assert_eq!(record.epoch, 2);
+    assert_eq!(record.node_of(ReplicaId(2)), Some("node2"));
+    assert_eq!(record.membership.learners.len(), 1);
+}
+
+#[test]
+fn a_snapshot_makes_a_replica_that_survives_a_crash_and_can_be_removed() {
+    let source = fixture();
+    source.apply(vec![entry(6, 5, vec![put(1, "a", "1"), put(9, "b", "2")])]);
+    source.apply(vec![change(7, 1, add(2, "node2"))]);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    source.machine.make_snapshot(GROUP, Box::new(move |made| sender.send(made).unwrap()));
+    let meta: SnapshotMeta = receiver.recv().unwrap().unwrap();
+    assert_eq!(meta.position.index, Index(7));
+    let data: SnapshotData = prost::Message::decode(meta.data.clone()).unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let (target, _) = open(folder.path());
+    let (id, arrived) = target.snapshots.create().unwrap();
+    for file in &data.files {
+        let sent = source.machine.snapshots.file(data.id, &file.name).unwrap();
+        assert_eq!(sent.metadata().unwrap().len(), file.bytes);
+        std::fs::copy(sent, arrived.join(&file.name)).unwrap();
+    }
+    let installed = target.install_snapshot(GROUP, ReplicaId(2), &meta, &fetched(id)).unwrap();
+    assert_eq!(installed.replica, ReplicaId(2));
+    assert!(installed.record.applied_by_snapshot && !installed.record.started);
+    assert!(!arrived.exists());
+    drop(target);
+
+    let (target, _) = open(folder.path());
+    let target = Fixture { machine: target, folder };
+    assert_eq!(target.get(9, "b").as_deref(), Some(b"2".as_slice()));
+    assert_eq!(target.state(), source.state());
+    // It goes on with the log like the others.
+    let next = entry(8, 9, vec![put(1, "a", "3")]);
+    assert_eq!(target.apply(vec![next.clone()]), source.apply(vec![next]));
+    assert_eq!(target.state(), source.state());
+
+    let checksum = |machine: &Fixture| machine.machine.reader(GROUP).unwrap().checksum().unwrap();
+    assert_eq!(checksum(&target), checksum(&source));
+    target.machine.destroy_replica(GROUP, ReplicaId(2)).unwrap();
+    let Fixture { machine, folder } = target;
+    assert!(machine.shard(GROUP).is_none());
+    drop(machine);
+    let (machine, _) = open(folder.path());
+    assert!(machine.shards().is_empty() && machine.is_founded().is_ok());
+    assert_eq!(machine.last_destroyed(GROUP), Some(ReplicaId(2)));
+    source.machine.release_snapshot(GROUP, &meta);
+    assert!(!source.machine.snapshots.file(data.id, "000000.sst").unwrap().exists());
 }

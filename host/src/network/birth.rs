@@ -8,8 +8,9 @@
 //!
 //! Each data folder has a random number from the time it was new, and the founder
 //! notes the members' numbers. So a member whose folder was lost is told from one
-//! that comes late: it was a voter, its votes and its log are gone, and it must not
-//! vote again as if it had never voted.
+//! that comes late. It was a voter, its votes and its log are gone, and it must not
+//! vote again as if it had never voted: it comes back without any replica, and is
+//! given new ones.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -50,6 +51,15 @@ pub struct Founding {
     pub plugin: String,
 }
 
+impl Born {
+    /// Whether it was born with another data folder of this member: what that held
+    /// is lost.
+    pub fn knew_another_folder(&self, me: &Member) -> bool {
+        let known = self.founding.members.iter().find(|member| member.node_id == me.node_id);
+        known.is_none_or(|known| known.folder != me.folder)
+    }
+}
+
 /// A cluster that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Born {
@@ -74,17 +84,6 @@ pub enum BirthError {
         mine: String,
         /// What the other was told.
         theirs: String,
-    },
-    /// The cluster exists, and this node is a member whose data is gone.
-    #[error(
-        "cluster {cluster_id} was born with another data folder of node {node_id}, which took part \
-         in its votes: bring that folder back; an empty one can not take its place"
-    )]
-    FolderLost {
-        /// The cluster.
-        cluster_id: String,
-        /// This node.
-        node_id: String,
     },
     /// There is another node where a member should be.
     #[error("at {address} there is node {found}, not {expected}: is --cluster right?")]
@@ -250,7 +249,7 @@ pub async fn find_cluster<E: From<BirthError>>(
         let mut members = vec![me.clone()];
         for ((expected, _), answer) in others.iter().zip(join_all(asked).await) {
             match answer {
-                Ok(answer) => match check(&me, &founding, expected, answer)? {
+                Ok(answer) => match check(&founding, expected, answer)? {
                     Met::Born(born) => {
                         found(&born)?;
                         introduction.bear(born.clone());
@@ -286,12 +285,7 @@ enum Met {
     Unborn(Member),
 }
 
-fn check(
-    me: &Member,
-    founding: &Founding,
-    expected: &Member,
-    answer: MeetResponse,
-) -> Result<Met, BirthError> {
+fn check(founding: &Founding, expected: &Member, answer: MeetResponse) -> Result<Met, BirthError> {
     let other = expected.node_id.clone();
     if answer.protocol != PROTOCOL {
         return Err(BirthError::Protocol { other, found: answer.protocol });
@@ -309,12 +303,7 @@ fn check(
     if answer.cluster_id.is_empty() {
         return Ok(Met::Unborn(Member { folder: from.folder, ..expected.clone() }));
     }
-    let cluster_id = answer.cluster_id;
-    let known = theirs.members.iter().find(|member| member.node_id == me.node_id);
-    if known.is_none_or(|known| known.folder != me.folder) {
-        return Err(BirthError::FolderLost { cluster_id, node_id: me.node_id.clone() });
-    }
-    Ok(Met::Born(Born { cluster_id, founding: theirs }))
+    Ok(Met::Born(Born { cluster_id: answer.cluster_id, founding: theirs }))
 }
 
 /// Asks a member how things are; the error says why it does not answer.
@@ -356,35 +345,35 @@ mod tests {
         introduction.meet(&request).unwrap()
     }
 
-    fn check_as(folder: u64, answer: MeetResponse) -> Result<Met, BirthError> {
-        check(&member(1, folder), &founding([0; 3]), &member(2, 0), answer)
+    fn check_as(answer: MeetResponse) -> Result<Met, BirthError> {
+        check(&founding([0; 3]), &member(2, 0), answer)
     }
 
     #[test]
     fn a_member_that_belongs_to_no_cluster_is_met_with_its_folder() {
-        let met = check_as(71, answer(2, founding([0; 3]), None)).unwrap();
+        let met = check_as(answer(2, founding([0; 3]), None)).unwrap();
         assert!(matches!(met, Met::Unborn(member) if member.folder == 72));
     }
 
     #[test]
-    fn a_born_cluster_takes_only_the_folder_it_was_born_with() {
-        let born = answer(2, founding([71, 72, 73]), Some("c"));
-        assert!(
-            matches!(check_as(71, born.clone()), Ok(Met::Born(born)) if born.cluster_id == "c")
-        );
-        assert!(matches!(check_as(99, born), Err(BirthError::FolderLost { .. })));
+    fn a_born_cluster_knows_the_folders_it_was_born_with() {
+        let answer = answer(2, founding([71, 72, 73]), Some("c"));
+        let Ok(Met::Born(born)) = check_as(answer) else { panic!("it is born") };
+        assert_eq!(born.cluster_id, "c");
+        assert!(!born.knew_another_folder(&member(1, 71)));
+        assert!(born.knew_another_folder(&member(1, 99)));
     }
 
     #[test]
     fn contradictions_are_noticed() {
         let other = Founding { shards: 5, ..founding([0; 3]) };
-        let met = check_as(71, answer(2, other, None));
+        let met = check_as(answer(2, other, None));
         assert!(matches!(met, Err(BirthError::Contradiction { .. })));
         let mut other = founding([0; 3]);
         other.members.pop();
-        let met = check_as(71, answer(2, other, None));
+        let met = check_as(answer(2, other, None));
         assert!(matches!(met, Err(BirthError::Contradiction { .. })));
-        let met = check_as(71, answer(3, founding([0; 3]), None));
+        let met = check_as(answer(3, founding([0; 3]), None));
         assert!(matches!(met, Err(BirthError::OtherNode { .. })));
     }
 }

@@ -69,7 +69,9 @@ fn error_to_wire(error: RequestError) -> v1::ForwardError {
             (Kind::NotLeader, String::new(), leader.map_or(0, |node| node.0))
         }
         RequestError::Overloaded => (Kind::Overloaded, String::new(), 0),
-        RequestError::Unavailable(reason) => (Kind::Unavailable, reason, 0),
+        RequestError::Unavailable(reason) | RequestError::Refused(reason) => {
+            (Kind::Unavailable, reason, 0)
+        }
         RequestError::OutcomeUnknown(reason) => (Kind::OutcomeUnknown, reason, 0),
         RequestError::Stopping => (Kind::Stopping, String::new(), 0),
     };

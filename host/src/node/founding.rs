@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use raft_lite::{GroupId, ReplicaId};
+use raft_lite::{GroupId, Membership, NodeId, ReplicaId};
 use tokio::{net::TcpListener, sync::oneshot};
 
 use super::{
@@ -14,7 +14,7 @@ use crate::{
     api,
     machine::{DEFAULT_PLUGIN, PluginFileError, PluginStore},
     network::{Born, Founding, Introduction, Member, find_cluster},
-    storage::{PluginId, ShardRecord, Slot, SlotRange, VoterRecord},
+    storage::{PluginId, ShardRecord, Slot, SlotRange, node_number},
     wasm::{ModuleHash, check_module},
 };
 
@@ -105,13 +105,27 @@ fn join(folder: &mut DataFolder, me: &Member, born: &Born) -> Result<(), NodeErr
         address: address.clone(),
         folder: *folder,
     };
+    let came_back = born.knew_another_folder(me);
+    if came_back {
+        tracing::warn!(
+            "cluster {} was born with another data folder of node {}: this one begins without \
+             replicas; remove those that were lost from their shards and add new ones",
+            born.cluster_id,
+            me.node_id
+        );
+    }
+    let own = |record: MemberRecord| match record.node_id == me.node_id {
+        true => MemberRecord { folder: me.folder, ..record },
+        false => record,
+    };
     folder.join(Identity {
         node_id: me.node_id.clone(),
         cluster_id: born.cluster_id.clone(),
         slots: born.founding.slots,
         shards: born.founding.shards,
         plugin: born.founding.plugin.clone(),
-        members: born.founding.members.iter().map(member).collect(),
+        members: born.founding.members.iter().map(member).map(own).collect(),
+        came_back,
     })?;
     Ok(())
 }
@@ -208,21 +222,21 @@ pub(super) fn first_shards(identity: &Identity, plugin: PluginId) -> Vec<ShardRe
     let record = |shard: u32| {
         let number = u64::from(shard) + 1;
         let first = u64::from(shard) * members.len() as u64 + 1;
-        let voters: Vec<VoterRecord> = (first..)
+        let ids = members.iter().map(|member| member.node_id.clone());
+        let nodes: BTreeMap<NodeId, String> = ids.map(|id| (node_number(&id), id)).collect();
+        let voters = (first..)
             .zip(members)
-            .map(|(replica, member)| VoterRecord {
-                replica: ReplicaId(replica),
-                node: member.node_id.clone(),
-            })
-            .collect();
-        let own = voters.iter().find(|voter| voter.node == identity.node_id);
+            .map(|(replica, member)| (ReplicaId(replica), node_number(&member.node_id)));
+        let membership = Membership::of_voters(voters.collect());
+        let own = membership.replica_on(node_number(&identity.node_id));
         ShardRecord {
             group: GroupId(number),
-            replica: own.map_or(ReplicaId(0), |voter| voter.replica),
+            replica: own.unwrap_or_default(),
             name: format!("shard_{shard}"),
             epoch: 1,
             slots: vec![SlotRange { start: Slot(boundary(shard)), end: Slot(boundary(shard + 1)) }],
-            voters,
+            membership,
+            nodes,
             plugin,
             frozen: false,
             started: false,
@@ -251,6 +265,7 @@ mod tests {
             shards,
             plugin: "p".into(),
             members: (1..=3).map(member).collect(),
+            came_back: false,
         }
     }
 
@@ -272,9 +287,9 @@ mod tests {
         let of_node = |node| first_shards(&identity(node, 256, 4), [0; 32]);
         let mut replicas = BTreeSet::new();
         for ((one, two), three) in of_node(1).into_iter().zip(of_node(2)).zip(of_node(3)) {
-            assert_eq!((&one.voters, &one.slots), (&two.voters, &two.slots));
+            assert_eq!((&one.membership, &one.slots), (&two.membership, &two.slots));
             for record in [one, two, three] {
-                assert!(record.voters.iter().any(|voter| voter.replica == record.replica));
+                assert!(record.membership.voters.contains_key(&record.replica));
                 assert!(replicas.insert(record.replica), "a replica's id is used once");
             }
         }

@@ -31,6 +31,10 @@ pub(super) struct Identity {
     pub(super) plugin: String,
     /// The nodes it was born with, in the order of their ids.
     pub(super) members: Vec<MemberRecord>,
+    /// The cluster was born with another folder of this node, which was lost: this
+    /// one began without replicas.
+    #[serde(default)]
+    pub(super) came_back: bool,
 }
 
 /// A node of the cluster.
@@ -284,6 +288,7 @@ mod tests {
             shards: 4,
             plugin: "p".into(),
             members: vec![member],
+            came_back: false,
         }
     }
 

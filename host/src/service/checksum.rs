@@ -17,11 +17,7 @@ impl Service {
     /// The checksum of a shard: equal on all replicas at equal applied indexes.
     /// Reads the whole shard.
     pub async fn checksum(&self, shard: &str) -> Result<Checksum, ServiceError> {
-        let route = self.routing.shards().iter().find(|route| &*route.name == shard);
-        let Some(route) = route else {
-            let message = format!("there is no shard {shard:?}");
-            return Err(ServiceError::invalid("shard", "the name of a shard", &message));
-        };
+        let route = self.shard_named(shard)?;
         let reader = self.machine.reader(route.group);
         let reader = reader.map_err(|error| ServiceError::of_query(error, &route.name))?;
         let taken = self.run_long(move || reader.checksum()).await?;

@@ -126,6 +126,11 @@ impl ServiceError {
             }
             RequestError::Unavailable(reason) => ServiceError::ShardUnavailable { shard, reason },
             RequestError::OutcomeUnknown(reason) => ServiceError::OutcomeUnknown { reason },
+            RequestError::Refused(reason) => ServiceError::InvalidArgument {
+                field: "shard".to_owned(),
+                limit: "a change that its members allow".to_owned(),
+                message: format!("shard {shard} refuses the change: {reason}"),
+            },
             RequestError::Stopping => {
                 ServiceError::OutcomeUnknown { reason: RequestError::Stopping.to_string() }
             }
@@ -138,6 +143,10 @@ impl ServiceError {
             Rejection::SlotNotOwned => ServiceError::ShardUnavailable {
                 shard,
                 reason: "it does not own the key's slot".to_owned(),
+            },
+            Rejection::StaleEpoch => ServiceError::ShardUnavailable {
+                shard,
+                reason: "it or its members changed meanwhile".to_owned(),
             },
             Rejection::Frozen => ServiceError::ShardUnavailable {
                 shard,

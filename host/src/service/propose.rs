@@ -105,7 +105,7 @@ impl Service {
         options: CallOptions,
     ) -> Result<Vec<CommandOutcome>, ServiceError> {
         let mut pauses = Pauses::new();
-        let mut target = self.raft.leader(route.group);
+        let mut target = self.raft.leader(route.group).or_else(|| self.anybody(route));
         loop {
             let asking = self.ask(target, route, &commands, options);
             let Ok(result) = timeout_at(deadline.into(), asking).await else {
@@ -129,7 +129,15 @@ impl Service {
             if next.is_none() || next == target {
                 pauses.pause().await;
             }
-            target = next.or_else(|| self.raft.leader(route.group));
+            target = next.or_else(|| self.raft.leader(route.group)).or_else(|| self.anybody(route));
+        }
+    }
+
+    /// Another node, if this one has no replica of the shard: it may know more.
+    pub(super) fn anybody(&self, route: &ShardRoute) -> Option<NodeId> {
+        match self.machine.shard(route.group) {
+            Some(_) => None,
+            None => self.network.any_peer(),
         }
     }
 
@@ -144,6 +152,9 @@ impl Service {
         commands: &[Command],
         options: CallOptions,
     ) -> Result<Vec<CommandOutcome>, RequestError> {
+        if options.direct && self.machine.shard(route.group).is_none() {
+            return Err(RequestError::NotLeader { leader: target });
+        }
         let commands = commands.to_vec();
         match target.filter(|node| *node != self.info.number && !options.direct) {
             Some(node) => self.network.forward(node, route.group, commands).outcome().await,

@@ -75,6 +75,11 @@ impl Service {
         consistency: Consistency,
         options: CallOptions,
     ) -> Result<ShardReader, ServiceError> {
+        if self.machine.shard(route.group).is_none() {
+            // Reads are answered from a replica: the client is sent to another node.
+            let leader = self.anybody(route);
+            return Err(self.request_error(RequestError::NotLeader { leader }, route));
+        }
         let open = || {
             let reader = self.machine.reader(route.group);
             reader.map_err(|error| ServiceError::of_query(error, &route.name))

@@ -5,10 +5,7 @@ use std::sync::Arc;
 use raft_lite::GroupId;
 
 use super::{Service, error::ServiceError};
-use crate::{
-    machine::Machine,
-    storage::{Slot, SlotRange, slot_of},
-};
+use crate::storage::{ShardRecord, Slot, SlotRange, slot_of};
 
 /// Slots and the shards that own them.
 pub struct RoutingTable {
@@ -74,11 +71,10 @@ impl ShardRoute {
 }
 
 impl RoutingTable {
-    /// The table of the shards on this node.
-    pub fn of(machine: &Machine, slots: u32) -> Self {
+    /// The table of a cluster's shards and what their plugins call themselves.
+    pub fn of(shards: &[(ShardRecord, String)], slots: u32) -> Self {
         let mut table = RoutingTable { by_slot: vec![None; slots as usize], shards: Vec::new() };
-        for shard in machine.shards() {
-            let record = shard.record();
+        for (record, plugin) in shards {
             let ordinal = table.shards.len();
             for slot in record.slots.iter().flat_map(|range| range.slots()) {
                 if let Some(owner) = table.by_slot.get_mut(slot.0 as usize) {
@@ -86,7 +82,7 @@ impl RoutingTable {
                 }
             }
             let name = record.name.as_str().into();
-            let plugin = shard.module().info().manifest.name.as_str().into();
+            let plugin = plugin.as_str().into();
             let (group, slots) = (record.group, record.slots.as_slice().into());
             table.shards.push(ShardRoute { group, name, slots, ordinal, plugin });
         }

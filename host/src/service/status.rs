@@ -1,6 +1,6 @@
 //! What the node knows of itself and its shards.
 
-use raft_lite::{ReplicaId, Role};
+use raft_lite::Role;
 use serde::Serialize;
 
 use super::{NodeInfo, Service};
@@ -64,8 +64,10 @@ pub struct ShardStatus {
     pub applied_index: u64,
     /// Version of the shard's slots and replicas.
     pub epoch: u64,
-    /// The nodes with a replica.
+    /// The nodes with a voting replica.
     pub replicas: Vec<String>,
+    /// The nodes with a replica that is catching up and has no vote yet.
+    pub learners: Vec<String>,
     /// The plugin it runs.
     pub plugin: Plugin,
     /// Rolling hash over everything applied, in hex.
@@ -126,6 +128,10 @@ impl Service {
     /// Whether every shard on this node can serve; if not, which and why.
     pub fn readiness(&self) -> Result<(), String> {
         for route in self.routing.shards() {
+            if self.machine.shard(route.group).is_none() {
+                // Others have it.
+                continue;
+            }
             let Some(status) = self.raft.status(route.group) else {
                 return Err(format!("shard {} has not started", route.name));
             };
@@ -161,13 +167,14 @@ impl Service {
             name: record.name.clone(),
             group: record.group.0,
             slots: record.slots.iter().map(slots).collect(),
-            leader: leader.and_then(|leader| node_of(shard, leader)).unwrap_or_default(),
+            leader: leader.and_then(|leader| record.node_of(leader)).unwrap_or_default().to_owned(),
             role,
             term: raft.as_ref().map_or(0, |raft| raft.term.0),
             commit_index: raft.as_ref().map_or(0, |raft| raft.commit.0),
             applied_index: applied.applied.index.0,
             epoch: record.epoch,
-            replicas: record.voters.iter().map(|voter| voter.node.clone()).collect(),
+            replicas: record.node_ids(&record.membership.voters),
+            learners: record.node_ids(&record.membership.learners),
             plugin: Plugin {
                 name: manifest.name.clone(),
                 version: manifest.version.clone(),
@@ -197,10 +204,4 @@ impl Service {
         self.metrics.set_storage(folder_bytes(&self.data_folder), storage.memory_bytes());
         self.metrics.text()
     }
-}
-
-/// The id of the node a voter lives on.
-fn node_of(shard: &Shard, replica: ReplicaId) -> Option<String> {
-    let voters = &shard.record().voters;
-    voters.iter().find(|voter| voter.replica == replica).map(|voter| voter.node.clone())
 }

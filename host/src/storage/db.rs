@@ -1,15 +1,15 @@
 //! RocksDB, as this program uses it: one column family, no write-ahead log.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-use raft_lite::GroupId;
+use raft_lite::{GroupId, ReplicaId};
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, FlushOptions, Options, ReadOptions, ReadTier,
     WriteBatch, WriteOptions,
 };
 
 use super::{
-    keys::{self, Slot},
+    keys::{self, Slot, SlotRange},
     record::{ApplyState, ShardRecord},
 };
 
@@ -30,6 +30,14 @@ pub enum StorageError {
     /// A client's session makes no sense.
     #[error("the record of a client's session is damaged: {0}")]
     Session(String),
+    /// A file of a snapshot can not be written or read.
+    #[error("cannot use the file {path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// What was read makes no sense.
     #[error("the record of group {group} is damaged: {reason}")]
     Damaged {
@@ -55,20 +63,25 @@ impl Default for StorageOptions {
     }
 }
 
+/// Takes a row.
+type EachRow<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StorageError> + 'a;
+
 /// The node's database.
 pub struct Storage {
     pub(super) db: DB,
+    pub(super) options: Options,
     write_options: WriteOptions,
 }
 
 impl Storage {
     /// Opens the database in `path`, making it if there is none.
     pub fn open(path: &Path, options: StorageOptions) -> Result<Self, StorageError> {
-        let db = DB::open(&database_options(options), path)
+        let options = database_options(options);
+        let db = DB::open(&options, path)
             .map_err(|source| StorageError::Open { path: path.display().to_string(), source })?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
-        Ok(Storage { db, write_options })
+        Ok(Storage { db, options, write_options })
     }
 
     /// Calls `read` with the value stored under a key, or with none.
@@ -100,24 +113,62 @@ impl Storage {
 
     /// All replicas on record, in the order of their groups.
     pub fn records(&self) -> Result<Vec<ShardRecord>, StorageError> {
-        let (low, high) = keys::record_bounds();
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(low);
-        options.set_iterate_upper_bound(high);
         let mut records = Vec::new();
-        let mut iterator = self.db.raw_iterator_opt(options);
-        iterator.seek_to_first();
-        while let (Some(key), Some(value)) = (iterator.key(), iterator.value()) {
+        self.each(keys::record_bounds(), &mut |key, value| {
             let record = ShardRecord::decode(value).map_err(|reason| {
-                let group = key.get(3..).and_then(|group| group.try_into().ok());
-                let group = GroupId(group.map_or(0, u64::from_be_bytes));
+                let group = keys::group_of(key).unwrap_or_default();
                 StorageError::Damaged { group, reason }
             })?;
             records.push(record);
+            Ok(())
+        })?;
+        Ok(records)
+    }
+
+    /// The newest replica of each group that was removed from this node.
+    pub fn tombstones(&self) -> Result<BTreeMap<GroupId, ReplicaId>, StorageError> {
+        let mut tombstones = BTreeMap::new();
+        self.each(keys::tombstone_bounds(), &mut |key, value| {
+            let group = keys::group_of(key).unwrap_or_default();
+            let replica = value.try_into().map(u64::from_le_bytes);
+            let strange =
+                |_| StorageError::Damaged { group, reason: "of a removed replica".into() };
+            tombstones.insert(group, ReplicaId(replica.map_err(strange)?));
+            Ok(())
+        })?;
+        Ok(tombstones)
+    }
+
+    /// Whether the cluster's first shards were ever put on record here.
+    pub fn is_founded(&self) -> Result<bool, StorageError> {
+        self.get(&keys::founded_key(), |value| value.is_some())
+    }
+
+    /// Calls `row` with each row within bounds, in order.
+    fn each(&self, [low, high]: [[u8; 3]; 2], row: &mut EachRow<'_>) -> Result<(), StorageError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(low);
+        options.set_iterate_upper_bound(high);
+        let mut iterator = self.db.raw_iterator_opt(options);
+        iterator.seek_to_first();
+        while let Some((key, value)) = iterator.item() {
+            row(key, value)?;
             iterator.next();
         }
-        iterator.status()?;
-        Ok(records)
+        Ok(iterator.status()?)
+    }
+
+    /// Removes everything that is stored in these slots. Whoever owned them must be
+    /// off the record, on the disk: files are deleted first, and with them what
+    /// deletes older rows.
+    pub fn wipe(&self, ranges: &[SlotRange]) -> Result<(), StorageError> {
+        let mut writes = WriteSet::new();
+        for range in ranges.iter().filter(|range| range.start < range.end) {
+            let [low, high] = keys::range_bounds(*range);
+            self.db.delete_file_in_range(low, high)?;
+            writes.batch.delete_range(low, high);
+        }
+        self.write(writes)
     }
 
     /// How far a group's replica got.
@@ -222,6 +273,18 @@ impl WriteSet {
     /// Removes a session's row in a slot.
     pub fn delete_session(&mut self, slot: Slot, session: u64) {
         self.delete(&keys::session_key(slot, session));
+    }
+
+    /// Notes that the cluster's first shards were put on record.
+    pub fn put_founded(&mut self) {
+        self.put(&keys::founded_key(), &[]);
+    }
+
+    /// Takes a replica off the record, for good.
+    pub fn bury(&mut self, group: GroupId, replica: ReplicaId) {
+        self.put(&keys::tombstone_key(group), &replica.0.to_le_bytes());
+        self.delete(&keys::record_key(group));
+        self.delete(&keys::applied_key(group));
     }
 
     /// Puts a replica on record.

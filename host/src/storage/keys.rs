@@ -23,6 +23,8 @@ const SESSION_SPACE: u8 = 1;
 const GROUP_PREFIX: [u8; 2] = [0xff, 0xff];
 const RECORD_KIND: u8 = b'r';
 const APPLIED_KIND: u8 = b'a';
+const TOMBSTONE_KIND: u8 = b't';
+const FOUNDED_KIND: u8 = b'f';
 
 /// Bytes in front of the plugin's key.
 pub(super) const DATA_PREFIX_LEN: usize = 3;
@@ -122,10 +124,40 @@ pub(super) fn applied_key(group: GroupId) -> [u8; 11] {
     group_key(APPLIED_KIND, group)
 }
 
+/// Where it is noted which of a group's replicas were removed from this node.
+pub(super) fn tombstone_key(group: GroupId) -> [u8; 11] {
+    group_key(TOMBSTONE_KIND, group)
+}
+
+/// Where it is noted that the cluster's first shards were put on record.
+pub(super) fn founded_key() -> [u8; 11] {
+    group_key(FOUNDED_KIND, GroupId(0))
+}
+
 /// The bounds of all groups' records.
-pub(super) fn record_bounds() -> ([u8; 3], [u8; 3]) {
+pub(super) fn record_bounds() -> [[u8; 3]; 2] {
+    kind_bounds(RECORD_KIND)
+}
+
+/// The bounds of all groups' tombstones.
+pub(super) fn tombstone_bounds() -> [[u8; 3]; 2] {
+    kind_bounds(TOMBSTONE_KIND)
+}
+
+fn kind_bounds(kind: u8) -> [[u8; 3]; 2] {
     let [high, low] = GROUP_PREFIX;
-    ([high, low, RECORD_KIND], [high, low, RECORD_KIND + 1])
+    [[high, low, kind], [high, low, kind + 1]]
+}
+
+/// The group that a key belongs to.
+pub(super) fn group_of(key: &[u8]) -> Option<GroupId> {
+    let group = key.get(3..)?.try_into().ok()?;
+    Some(GroupId(u64::from_be_bytes(group)))
+}
+
+/// The bounds of everything that is stored in a range of slots.
+pub(super) fn range_bounds(range: SlotRange) -> [[u8; 2]; 2] {
+    [range.start, range.end].map(|slot| (slot.0 as u16).to_be_bytes())
 }
 
 #[cfg(test)]
@@ -138,7 +170,7 @@ mod tests {
         assert!(data_key(Slot(1), b"\xff\xff") < data_end(Slot(1)).to_vec());
         assert!(data_end(Slot(1)).to_vec() < data_key(Slot(2), b""));
         assert!(data_key(last, &[0xff; 100]) < record_key(GroupId(0)).to_vec());
-        let (low, high) = record_bounds();
+        let [low, high] = record_bounds();
         let key = record_key(GroupId(u64::MAX));
         assert!(low.as_slice() < key.as_slice() && key.as_slice() < high.as_slice());
     }

@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
     db::{StorageError, WriteSet},
-    keys::{self, DATA_PREFIX_LEN, Slot},
+    keys::{self, DATA_PREFIX_LEN, Slot, SlotRange},
     view::{OwnedIterator, ReadView},
 };
 
@@ -46,6 +46,12 @@ impl ScanBounds {
             None => keys::data_end(slot).to_vec(),
         };
         ScanBounds { start, end, reverse }
+    }
+
+    /// Everything that is stored in a range of slots.
+    pub(super) fn whole_range(range: SlotRange) -> Self {
+        let [start, end] = keys::range_bounds(range);
+        ScanBounds { start: start.to_vec(), end: end.to_vec(), reverse: false }
     }
 
     /// Everything that is stored in a slot, what the host keeps there included.

@@ -11,8 +11,9 @@ use rocksdb::{DBRawIterator, ReadOptions, Snapshot};
 
 use super::{
     db::{Storage, StorageError},
+    keys,
     overlay::{RowSink, ScanBounds},
-    record::ApplyState,
+    record::{ApplyState, ShardRecord},
 };
 
 /// The state of the database at one moment.
@@ -40,6 +41,20 @@ impl OwnedSnapshot {
         let mut options = ReadOptions::default();
         options.set_snapshot(&self.snapshot);
         self.storage.read_apply_state(group, options)
+    }
+
+    /// A group's replica as it was on record.
+    pub fn record(&self, group: GroupId) -> Result<Option<ShardRecord>, StorageError> {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        let found = self.storage.db.get_pinned_opt(keys::record_key(group), &options)?;
+        let decode = |bytes: rocksdb::DBPinnableSlice<'_>| ShardRecord::decode(&bytes);
+        found.map(decode).transpose().map_err(|reason| StorageError::Damaged { group, reason })
+    }
+
+    /// The database below.
+    pub(super) fn storage(&self) -> &Storage {
+        &self.storage
     }
 }
 

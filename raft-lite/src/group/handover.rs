@@ -58,9 +58,6 @@ impl Group {
         round: &mut Round,
     ) -> Result<(), GroupError> {
         let Some(last) = entries.last() else { return Ok(()) };
-        if entries.iter().any(|entry| entry.0.get_entry_type() != eraftpb::EntryType::EntryNormal) {
-            return Err(GroupError::UnexpectedMembershipChange);
-        }
         self.handed = last.index();
         let mut replies = Vec::new();
         while let Some(waiting) =
@@ -94,7 +91,7 @@ impl Group {
         persisted: Index,
         threshold: u64,
     ) -> Result<Option<LogPosition>, GroupError> {
-        self.sync_applied();
+        self.sync_applied()?;
         let start = self.node.store().start();
         let target = persisted.min(self.all_have());
         if target.0 < start.index.0 + threshold.max(1) {
@@ -108,13 +105,17 @@ impl Group {
 
     pub(crate) fn evict_cache(&mut self) {
         let applied = self.shared.applied();
-        let done = if self.is_leader() { applied.min(self.least_matched()) } else { applied };
+        let done = if self.is_leader() { applied.min(self.least_needed()) } else { applied };
         let durable = Index(self.node.raft.raft_log.persisted);
         self.node.mut_store().evict(done, durable);
     }
 
-    /// What no replica needs from this one's log any more.
+    /// What no replica needs from this one's log any more, or is spared.
     fn all_have(&self) -> Index {
-        if self.is_leader() { self.least_matched() } else { self.replicated_by_all }
+        if self.is_leader() {
+            self.least_needed().max(self.retention.floor())
+        } else {
+            self.replicated_by_all
+        }
     }
 }

@@ -17,7 +17,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock::BootTime, types::ReplicaId};
+use crate::{
+    clock::BootTime,
+    types::{NodeId, ReplicaId},
+};
 
 /// Rounds whose time is remembered; of those between only the time is lost, and
 /// an earlier one counts instead.
@@ -37,6 +40,9 @@ pub(super) struct Lease {
     /// The newest round that each other voter echoed.
     echoed: BTreeMap<ReplicaId, u64>,
     end: Option<BootTime>,
+    /// There is none for the rest of this leadership: another replica was asked to
+    /// take over, and may do so without waiting.
+    void: bool,
 }
 
 impl Lease {
@@ -51,6 +57,7 @@ impl Lease {
             sent: VecDeque::new(),
             echoed: BTreeMap::new(),
             end: None,
+            void: false,
         }
     }
 
@@ -61,6 +68,12 @@ impl Lease {
         self.sent.clear();
         self.echoed.clear();
         self.end = None;
+        self.void = false;
+    }
+
+    /// Another replica is asked to take over.
+    pub(super) fn give_up(&mut self) {
+        self.void = true;
     }
 
     /// The number for messages that are sent in the worker's round begun at `now`.
@@ -75,6 +88,11 @@ impl Lease {
         self.round
     }
 
+    /// Counts all rounds under way from `now`; a bug that tests plant.
+    pub(super) fn count_from(&mut self, now: BootTime) {
+        self.sent.iter_mut().for_each(|(_, sent)| *sent = now);
+    }
+
     /// A voter of this term has stepped `round`.
     pub(super) fn echo(&mut self, from: ReplicaId, round: u64) {
         if (self.first..=self.round).contains(&round) {
@@ -83,20 +101,31 @@ impl Lease {
         }
     }
 
-    /// Until when the lease reaches, if there is one, in a group of `voters`
-    /// voters, this one among them.
-    pub(super) fn end(&mut self, voters: usize) -> Option<BootTime> {
-        let others_needed = voters / 2;
-        let mut rounds: Vec<u64> = self.echoed.values().copied().collect();
-        if rounds.len() < others_needed || others_needed == 0 {
-            return self.end;
+    /// Until when the lease of `own` reaches, if there is one. In each of the
+    /// `halves` a majority must have echoed.
+    pub(super) fn end<'a>(
+        &mut self,
+        own: ReplicaId,
+        halves: impl Iterator<Item = &'a BTreeMap<ReplicaId, NodeId>>,
+    ) -> Option<BootTime> {
+        if self.void {
+            return None;
         }
-        rounds.sort_unstable_by(|a, b| b.cmp(a));
-        let quorum = rounds[others_needed - 1];
+        let quorum = halves.map(|half| self.echoed_by_majority(own, half)).min().unwrap_or(0);
         while let Some((_, sent)) = self.sent.pop_front_if(|(round, _)| *round <= quorum) {
             self.end = Some(sent + self.length);
         }
         self.end
+    }
+
+    /// The newest round that a majority of `voters` has seen; 0 if none.
+    fn echoed_by_majority(&self, own: ReplicaId, voters: &BTreeMap<ReplicaId, NodeId>) -> u64 {
+        let seen = |voter: &ReplicaId| {
+            if *voter == own { self.round } else { self.echoed.get(voter).copied().unwrap_or(0) }
+        };
+        let mut rounds: Vec<u64> = voters.keys().map(seen).collect();
+        rounds.sort_unstable_by(|a, b| b.cmp(a));
+        rounds.get(voters.len() / 2).copied().unwrap_or(0)
     }
 }
 
@@ -111,22 +140,31 @@ mod tests {
         Duration::from_millis(millis)
     }
 
+    fn voters(ids: std::ops::RangeInclusive<u64>) -> BTreeMap<ReplicaId, NodeId> {
+        ids.map(|id| (ReplicaId(id), NodeId(id))).collect()
+    }
+
+    /// The end of replica 1's lease among `count` voters.
+    fn end(lease: &mut Lease, count: u64) -> Option<BootTime> {
+        lease.end(ReplicaId(1), [&voters(1..=count)].into_iter())
+    }
+
     #[test]
     fn a_lease_counts_from_the_sending_of_what_a_quorum_echoed() {
         let mut lease = Lease::new(TIMEOUT, TICK, 7);
         lease.reset();
         let first = lease.stamp(at(1000));
         let second = lease.stamp(at(1100));
-        assert_eq!(lease.end(5), None);
+        assert_eq!(end(&mut lease, 5), None);
         lease.echo(ReplicaId(2), second);
-        assert_eq!(lease.end(5), None);
+        assert_eq!(end(&mut lease, 5), None);
         lease.echo(ReplicaId(3), first);
-        assert_eq!(lease.end(5), Some(at(1400)));
+        assert_eq!(end(&mut lease, 5), Some(at(1400)));
         lease.echo(ReplicaId(4), second);
-        assert_eq!(lease.end(5), Some(at(1500)));
+        assert_eq!(end(&mut lease, 5), Some(at(1500)));
         // An echo that comes late takes nothing back.
         lease.echo(ReplicaId(4), first);
-        assert_eq!(lease.end(5), Some(at(1500)));
+        assert_eq!(end(&mut lease, 5), Some(at(1500)));
     }
 
     #[test]
@@ -138,7 +176,7 @@ mod tests {
         lease.stamp(at(2000));
         lease.echo(ReplicaId(2), before);
         lease.echo(ReplicaId(2), before + 100);
-        assert_eq!(lease.end(3), None);
+        assert_eq!(end(&mut lease, 3), None);
     }
 
     #[test]
@@ -148,8 +186,36 @@ mod tests {
         let rounds: Vec<u64> = (0..200).map(|n| lease.stamp(at(n))).collect();
         for (n, round) in rounds.into_iter().enumerate() {
             lease.echo(ReplicaId(2), round);
-            assert!(lease.end(3).is_none_or(|end| end <= at(n as u64) + at(400)));
+            assert!(end(&mut lease, 3).is_none_or(|end| end <= at(n as u64) + at(400)));
         }
-        assert_eq!(lease.end(3), Some(at(199 + 400)));
+        assert_eq!(end(&mut lease, 3), Some(at(199 + 400)));
+    }
+
+    #[test]
+    fn while_joint_a_majority_of_either_half_counts() {
+        let mut lease = Lease::new(TIMEOUT, TICK, 7);
+        lease.reset();
+        let round = lease.stamp(at(1000));
+        let (old, new) = (voters(1..=3), voters(3..=5));
+        let end = |lease: &mut Lease| lease.end(ReplicaId(1), [&old, &new].into_iter());
+        lease.echo(ReplicaId(2), round);
+        lease.echo(ReplicaId(4), round);
+        assert_eq!(end(&mut lease), None, "one of the new half is no majority");
+        lease.echo(ReplicaId(5), round);
+        assert_eq!(end(&mut lease), Some(at(1400)));
+    }
+
+    #[test]
+    fn a_sole_voter_needs_nobody_and_a_transfer_ends_the_lease_for_good() {
+        let mut lease = Lease::new(TIMEOUT, TICK, 7);
+        lease.reset();
+        lease.stamp(at(1000));
+        assert_eq!(end(&mut lease, 1), Some(at(1400)));
+        lease.give_up();
+        lease.stamp(at(2000));
+        assert_eq!(end(&mut lease, 1), None);
+        lease.reset();
+        lease.stamp(at(3000));
+        assert_eq!(end(&mut lease, 1), Some(at(3400)));
     }
 }

@@ -78,6 +78,13 @@ impl Group {
             replies.push((proposal.reply, proposal.commands.len()));
             payload.commands.extend(proposal.commands);
         }
+        if self.node.raft.lead_transferee.is_some() {
+            let reason = "its leadership is being handed over".to_owned();
+            for (reply, _) in replies {
+                reply.send(Err(RequestError::Unavailable(reason.clone())));
+            }
+            return;
+        }
         match self.node.propose(Vec::new(), payload.encode_entry()) {
             Ok(()) => {
                 let position =
@@ -180,8 +187,9 @@ impl Group {
     /// Answers everything that waits, because the replica goes out of service.
     pub(crate) fn abandon(&mut self, reason: &str) {
         self.fail_requests(reason, RequestError::Unavailable(reason.to_owned()));
-        for proposal in self.proposals.drain(..) {
-            proposal.reply.send(Err(RequestError::Unavailable(reason.to_owned())));
+        let proposals = self.proposals.drain(..).map(|proposal| proposal.reply);
+        for reply in proposals.chain(self.changes.drain(..).map(|change| change.reply)) {
+            reply.send(Err(RequestError::Unavailable(reason.to_owned())));
         }
         let confirmed = mem::take(&mut self.confirmed).into_iter().flat_map(|(_, reads)| reads);
         for read in mem::take(&mut self.new_reads).into_iter().chain(confirmed) {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::*;
 use crate::{
-    ApplyError, CommandOutcome, GroupEntries, INITIAL_POSITION, Index, MemoryLogStore, NoTransport,
-    NodeId, ReplicaId, ReplicaRecord, SystemClock,
+    ApplyError, CommandOutcome, GroupEntries, INITIAL_POSITION, Index, Membership, MemoryLogStore,
+    NoTransport, NodeId, ReplicaId, ReplicaRecord, SnapshotMeta, SnapshotReply, SystemClock,
 };
 
 /// Longer than anything here takes on the slowest machine.
@@ -48,6 +48,32 @@ impl StateMachine for Echo {
     fn persisted_index(&self, _group: GroupId) -> Result<Index, ApplyError> {
         Ok(INITIAL_POSITION.index)
     }
+
+    fn make_snapshot(&self, _group: GroupId, _reply: SnapshotReply) {
+        unreachable!("nobody lags behind")
+    }
+
+    fn release_snapshot(&self, _group: GroupId, _snapshot: &SnapshotMeta) {}
+
+    fn install_snapshot(
+        &self,
+        _group: GroupId,
+        _replica: ReplicaId,
+        _snapshot: &SnapshotMeta,
+        _fetched: &Bytes,
+    ) -> Result<GroupDescriptor, ApplyError> {
+        unreachable!("there is no other node")
+    }
+
+    fn discard_fetched(&self, _fetched: &Bytes) {}
+
+    fn destroy_replica(&self, _group: GroupId, _replica: ReplicaId) -> Result<(), ApplyError> {
+        Ok(())
+    }
+
+    fn last_destroyed(&self, _group: GroupId) -> Option<ReplicaId> {
+        None
+    }
 }
 
 struct Fixture {
@@ -61,7 +87,7 @@ fn descriptor(group: u64, started: bool) -> GroupDescriptor {
     GroupDescriptor {
         group: GroupId(group),
         replica: ReplicaId(group),
-        voters: BTreeMap::from([(ReplicaId(group), NodeId(1))]),
+        membership: Membership::of_voters(BTreeMap::from([(ReplicaId(group), NodeId(1))])),
         epoch: 1,
         record,
     }

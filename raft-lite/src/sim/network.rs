@@ -1,4 +1,5 @@
-//! A network that loses, delays, reorders and duplicates, and can be cut.
+//! A network that loses, delays, reorders and duplicates, and can be cut. Data of
+//! snapshots takes longer, and may not arrive at all.
 
 use std::{
     collections::BTreeSet,
@@ -6,17 +7,31 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use prost::Message;
 use rand::{Rng, rngs::SmallRng};
 
-use crate::{clock::BootTime, message::RaftMessage, transport::Transport, types::NodeId};
+use crate::{
+    message::RaftMessage,
+    transport::{FetchReply, Transport},
+    types::{GroupId, NodeId},
+};
 
 /// A message that has left.
 struct Travelling {
-    arrives: BootTime,
+    arrives: Duration,
     from: NodeId,
     to: NodeId,
     bytes: Vec<u8>,
+}
+
+/// Data on its way.
+struct Fetch {
+    arrives: Duration,
+    from: NodeId,
+    to: NodeId,
+    data: Bytes,
+    reply: FetchReply,
 }
 
 /// Messages under way, encoded as they would be on a wire.
@@ -24,7 +39,9 @@ struct Travelling {
 pub(super) struct Network {
     /// Sent since messages were last delivered.
     sent: Vec<(NodeId, NodeId, Vec<u8>)>,
+    asked: Vec<(NodeId, NodeId, Bytes, FetchReply)>,
     under_way: Vec<Travelling>,
+    fetches: Vec<Fetch>,
     /// Directions that are cut: from, to.
     cut: BTreeSet<(NodeId, NodeId)>,
     pub(super) loss: f64,
@@ -33,10 +50,10 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Takes in what was sent and gives out what arrives now.
+    /// Takes in what was sent and gives out what arrives by `now`, true time.
     pub(super) fn due(
         &mut self,
-        now: BootTime,
+        now: Duration,
         rng: &mut SmallRng,
     ) -> Vec<(NodeId, NodeId, RaftMessage)> {
         for (from, to, bytes) in std::mem::take(&mut self.sent) {
@@ -59,6 +76,25 @@ impl Network {
             .collect()
     }
 
+    /// Ends the fetches whose data arrives by `now`, or does not.
+    pub(super) fn end_fetches(&mut self, now: Duration, rng: &mut SmallRng) {
+        for (from, to, data, reply) in std::mem::take(&mut self.asked) {
+            let arrives = now + 5 * self.most_delay.mul_f64(rng.random::<f64>());
+            self.fetches.push(Fetch { arrives, from, to, data, reply });
+        }
+        let (due, later): (Vec<Fetch>, _) =
+            std::mem::take(&mut self.fetches).into_iter().partition(|f| f.arrives <= now);
+        self.fetches = later;
+        for fetch in due {
+            let is_cut = self.cut.contains(&(fetch.from, fetch.to));
+            let result = match is_cut || rng.random_bool(self.loss) {
+                true => Err("the connection broke".to_owned()),
+                false => Ok(fetch.data),
+            };
+            (fetch.reply)(result);
+        }
+    }
+
     pub(super) fn cut(&mut self, from: NodeId, to: NodeId) {
         self.cut.insert((from, to));
     }
@@ -69,6 +105,11 @@ impl Network {
             self.cut(node, other);
             self.cut(other, node);
         }
+    }
+
+    /// Mends what was cut.
+    pub(super) fn mend(&mut self) {
+        self.cut.clear();
     }
 
     /// Mends everything.
@@ -98,5 +139,9 @@ impl Transport for SimTransport {
         for message in messages {
             network.sent.push((self.from, to, message.encode_to_vec()));
         }
+    }
+
+    fn fetch_snapshot(&self, from: NodeId, _group: GroupId, data: Bytes, reply: FetchReply) {
+        self.network.lock().unwrap().asked.push((from, self.from, data, reply));
     }
 }

@@ -1,140 +1,111 @@
-//! Three replicas under a seeded storm.
+//! Storms from many seeds, and bugs that they must find.
 
 #![cfg(test)]
 
-use std::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use rand::Rng;
-
-use super::Sim;
+use super::{
+    Climate, Options, Sim, Summary,
+    planted::{self, Bug},
+    run,
+};
 use crate::types::NodeId;
 
-/// Checks what clients were told against what the replicas hold.
-fn check_history(sim: &Sim) {
-    let history = sim.history.lock().unwrap();
-    for (group, acknowledged) in &history.acknowledged {
-        for (id, node) in &sim.nodes {
-            let applied: Vec<u64> =
-                node.machine.applied(*group).into_iter().flat_map(|(_, numbers)| numbers).collect();
-            for number in acknowledged {
-                let times = applied.iter().filter(|applied| *applied == number).count();
-                assert_eq!(
-                    times, 1,
-                    "seed {}: acknowledged command {number} of group {group} is {times} times on node {id}",
-                    sim.seed
-                );
-            }
-        }
+/// Seeds within which each planted bug must be found.
+const SEEDS_TO_FIND_A_BUG: u64 = 4000;
+
+/// Nothing happens that a test does not do itself.
+const CALM: Climate = Climate {
+    founders: 3,
+    propose: 0.0,
+    read: 0.0,
+    change_members: 0.0,
+    transfer: 0.0,
+    crash: 0.0,
+    reboot: 0.0,
+    reboot_asked: 0.0,
+    cut: 0.0,
+    mend: 0.0,
+    strike_elected: 0.0,
+    pause: 0.0,
+    disturb: 0.0,
+    loss: 0.0,
+    crash_in_round: 0.0,
+    max_message_bytes: 64,
+};
+
+#[test]
+fn storms_break_nothing() {
+    let mut sum = Summary::default();
+    for seed in 0..150 {
+        sum += run(seed, Options::default());
     }
-    for (group, acknowledged_before, node, seen) in &history.reads {
-        for number in
-            &history.acknowledged.get(group).map_or(&[][..], |a| a)[..*acknowledged_before]
-        {
-            let index = sim.invariants.index_of(*group, *number).unwrap();
-            assert!(
-                index <= *seen,
-                "seed {}: a read at node {node} saw index {seen} of group {group}, but command \
-                 {number} had been acknowledged at {index} before",
-                sim.seed
-            );
-        }
-    }
+    // A storm in which nothing happened would prove nothing.
+    println!("{sum:?}");
+    assert!(sum.acknowledged > 5000, "{sum:?}");
+    assert!(sum.lease_reads > 1000, "{sum:?}");
+    assert!(sum.follower_reads > 500, "{sum:?}");
+    assert!(sum.changes > 300, "{sum:?}");
+    assert!(sum.snapshots > 100, "{sum:?}");
+    assert!(sum.crashes > 300, "{sum:?}");
 }
 
-/// Loss, delay, duplication, cuts, crashes and restarts, then peace.
-fn storm(seed: u64) -> [usize; 3] {
-    let mut sim = Sim::new(seed, 3, 2);
-    sim.crash_in_round = 0.002;
-    {
-        let mut network = sim.network.lock().unwrap();
-        network.loss = 0.05;
-        network.duplication = 0.05;
-        network.most_delay = Duration::from_millis(30);
-    }
-    for _ in 0..1500 {
-        sim.step();
-        if sim.rng.random_bool(0.3) {
-            sim.propose();
-        }
-        if sim.rng.random_bool(0.2) {
-            sim.read();
-        }
-        if sim.rng.random_bool(0.005) {
-            let node = sim.random_node();
-            sim.crash(node);
-        }
-        if sim.rng.random_bool(0.02) {
-            let node = sim.random_node();
-            if sim.nodes[&node].running.is_none() {
-                sim.start(node);
-            }
-        }
-        if sim.rng.random_bool(0.004) {
-            let node = sim.random_node();
-            let others: Vec<NodeId> = sim.nodes.keys().copied().filter(|n| *n != node).collect();
-            let mut network = sim.network.lock().unwrap();
-            if sim.rng.random_bool(0.5) {
-                network.isolate(node, others.into_iter());
-            } else {
-                network.cut(node, others[0]);
-            }
-        }
-        if sim.rng.random_bool(0.01) {
-            let mut network = sim.network.lock().unwrap();
-            network.heal();
-            network.loss = 0.05;
-            network.duplication = 0.05;
-            network.most_delay = Duration::from_millis(30);
-        }
-    }
-    sim.heal_and_settle();
-    check_history(&sim);
-    let history = sim.history.lock().unwrap();
-    let acknowledged = history.acknowledged.values().map(Vec::len).sum();
-    [acknowledged, history.reads.len(), history.lease_reads]
+/// A storm of leaders that are struck as soon as they lead, as in figure 8 of the
+/// Raft paper.
+fn strike_leaders(seed: u64) {
+    let climate = Climate {
+        propose: 0.05,
+        mend: 0.02,
+        disturb: 0.005,
+        strike_elected: 0.3,
+        loss: 0.1,
+        max_message_bytes: 1,
+        ..CALM
+    };
+    let mut sim = Sim::new(seed, climate, 3, 1);
+    sim.storm(4000);
+    sim.settle();
+    sim.check_history();
 }
 
 #[test]
-fn three_replicas_survive_a_storm_from_each_seed() {
-    let mut sums = [0; 3];
-    for seed in 0..300 {
-        for (sum, count) in sums.iter_mut().zip(storm(seed)) {
-            *sum += count;
+fn leaders_that_are_struck_break_nothing() {
+    (0..50).for_each(strike_leaders);
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    let mut missed = Vec::new();
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    for bug in Bug::ALL {
+        planted::plant(Some(bug));
+        let storm = |seed| match bug {
+            Bug::OldTermCommittedByCounting => strike_leaders(seed),
+            _ => drop(run(seed, Options::default())),
+        };
+        let finds = |seed: &u64| catch_unwind(AssertUnwindSafe(|| storm(*seed))).is_err();
+        match (0..SEEDS_TO_FIND_A_BUG).find(finds) {
+            Some(seed) => println!("{bug:?} was found by seed {seed}"),
+            None => missed.push(bug),
         }
     }
-    let [acknowledged, reads, lease_reads] = sums;
-    // A storm in which nothing was ever answered would prove nothing.
-    assert!(acknowledged > 2000, "only {acknowledged} commands were acknowledged");
-    assert!(reads > 1000, "only {reads} reads were answered");
-    assert!(lease_reads > 300, "only {lease_reads} reads were answered by a lease");
-    assert!(reads > lease_reads + 500, "only {} asked the others", reads - lease_reads);
+    planted::plant(None);
+    std::panic::set_hook(hook);
+    assert!(missed.is_empty(), "not found within {SEEDS_TO_FIND_A_BUG} seeds: {missed:?}");
 }
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    let trace = |seed| {
-        let mut sim = Sim::new(seed, 3, 1);
-        sim.network.lock().unwrap().most_delay = Duration::from_millis(20);
-        for step in 0..600 {
-            sim.step();
-            if step % 5 == 0 {
-                sim.propose();
-            }
-        }
-        let applied: Vec<_> =
-            sim.nodes.values().map(|node| node.machine.applied(sim.groups[0])).collect();
-        applied
-    };
-    let first = trace(7);
-    assert!(first.iter().all(|applied| applied.len() > 10), "nothing happened");
-    assert_eq!(first, trace(7));
-    assert_ne!(first, trace(8));
+    let first = run(7, Options::default());
+    assert_eq!(first, run(7, Options::default()));
+    assert_ne!(first, run(8, Options::default()));
 }
 
 #[test]
 fn a_cluster_without_a_majority_answers_nothing() {
-    let mut sim = Sim::new(3, 3, 1);
-    sim.heal_and_settle();
+    let mut sim = Sim::new(3, CALM, 3, 1);
+    sim.settle();
     sim.crash(NodeId(1));
     sim.crash(NodeId(2));
     for _ in 0..600 {
@@ -142,21 +113,22 @@ fn a_cluster_without_a_majority_answers_nothing() {
         sim.read();
         sim.step();
     }
-    let history = sim.history.lock().unwrap();
-    assert_eq!(history.acknowledged.values().map(Vec::len).sum::<usize>(), 0);
-    assert!(history.reads.is_empty());
+    let history = sim.history.lock();
+    assert_eq!(history.acknowledged.len(), 0);
+    assert_eq!(history.reads - history.lease_reads, 0);
     assert!(history.refused > 0);
 }
 
 #[test]
 fn votes_are_withheld_for_an_election_timeout_after_a_start() {
-    let mut sim = Sim::new(5, 3, 1);
-    let timeout = sim.config().election_timeout();
-    while sim.clock.nanos.load(std::sync::atomic::Ordering::Relaxed) < timeout.as_nanos() as u64 {
+    let mut sim = Sim::new(5, CALM, 3, 1);
+    let timeout = sim.config().election_timeout().mul_f64(0.95);
+    while sim.now < timeout {
         sim.step();
-        let leads = sim.nodes.values().any(|node| {
-            node.running.as_ref().unwrap().shared[&sim.groups[0]].status().leader.is_some()
-        });
+        let leads = sim
+            .nodes
+            .values()
+            .any(|node| node.statuses(&sim.groups).iter().any(|status| status.leader.is_some()));
         assert!(!leads, "a leader was elected while every vote had to be withheld");
     }
 }

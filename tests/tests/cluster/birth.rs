@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
-use raft_kv_tests::{Cluster, ClusterOptions, Node, generator, http, wait_for};
+use raft_kv_proto::v1::PutRequest;
+use raft_kv_tests::{Cluster, ClusterOptions, Node, generator, grpc, http, wait_for};
 use rand::Rng;
 
 /// Within this a node has noticed what is the matter.
@@ -109,17 +110,27 @@ async fn a_restart_needs_no_list_and_takes_no_other() {
 }
 
 #[tokio::test]
-async fn a_member_whose_data_is_gone_is_refused_and_the_others_go_on() {
+async fn a_member_whose_data_is_gone_comes_back_without_replicas() {
     let mut cluster = Cluster::start();
     let client = cluster.client().await;
+    let born = cluster_id(&cluster, 0);
     // The founder, which must not found a second time.
     cluster.kill(0);
     fs::remove_dir_all(cluster.node(0).data_dir()).unwrap();
     cluster.launch(0);
-    let line = refusal(cluster.node_mut(0));
-    assert!(line.contains("node1") && line.contains("another data folder"), "{line}");
+    cluster.wait_until_ready();
+    assert_eq!(cluster_id(&cluster, 0), born);
+    assert!(cluster.status(0).await.shards.is_empty());
     client.put("k", "v").await.unwrap();
-    assert_eq!(cluster_id(&cluster, 1), cluster_id(&cluster, 2));
+    // Through the node that has nothing, and after another start.
+    cluster.kill(0);
+    cluster.restart(0);
+    cluster.wait_until_ready();
+    assert!(cluster.status(0).await.shards.is_empty());
+    let mut kv = grpc::kv(cluster.node(0).channel().await);
+    let put = PutRequest { key: "k".into(), value: "w".into(), ..PutRequest::default() };
+    kv.put(put).await.unwrap();
+    assert_eq!(client.get("k").await.unwrap().unwrap(), "w");
 }
 
 #[tokio::test]

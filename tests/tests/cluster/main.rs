@@ -7,6 +7,7 @@ mod birth;
 mod counter;
 mod doors;
 mod kills;
+mod members;
 mod once;
 mod partitions;
 mod strangers;

@@ -95,6 +95,27 @@ pub enum Command {
     },
     /// Print what a node knows of itself and its shards.
     Status,
+    /// Change who replicates and leads a shard.
+    #[command(subcommand)]
+    Shard(ShardCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ShardCommand {
+    /// Give a node a replica; done when it has caught up and votes.
+    AddReplica(Replica),
+    /// Take a node's replica away, and its data off the node.
+    RemoveReplica(Replica),
+    /// Have a node take over the leadership.
+    TransferLeader(Replica),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Replica {
+    /// The shard's name.
+    pub shard: String,
+    /// The node's id.
+    pub node: String,
 }
 
 #[derive(Debug, clap::Args)]

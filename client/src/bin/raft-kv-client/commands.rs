@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     Failure,
-    args::{Args, Command, Output, Prefix},
+    args::{Args, Command, Output, Prefix, Replica, ShardCommand},
     json, text,
 };
 
@@ -30,6 +30,7 @@ pub async fn run(args: Args, out: &mut impl Write) -> Result<(), Failure> {
         Command::Delete { key } => session.delete(key.bytes()?).await,
         Command::Scan { prefix, limit, stale } => session.scan(prefix, limit, stale).await,
         Command::Status => session.status().await,
+        Command::Shard(command) => session.shard(command).await,
     }
 }
 
@@ -130,6 +131,31 @@ impl<W: Write> Session<'_, W> {
         match self.output {
             Output::Text => self.out.write_all(text::status(&status).as_bytes())?,
             Output::Json => write_json(self.out, &json::status(&status))?,
+        }
+        Ok(())
+    }
+}
+
+impl<W: Write> Session<'_, W> {
+    async fn shard(self, command: ShardCommand) -> Result<(), Failure> {
+        let client = self.builder.connect().await?;
+        let (Replica { shard, node }, number, done) = match command {
+            ShardCommand::AddReplica(at) => {
+                let number = client.add_replica(&at.shard, &at.node).await?;
+                (at, number, "replicates")
+            }
+            ShardCommand::RemoveReplica(at) => {
+                let number = client.remove_replica(&at.shard, &at.node).await?;
+                (at, number, "no longer replicates")
+            }
+            ShardCommand::TransferLeader(at) => {
+                let number = client.transfer_leader(&at.shard, &at.node).await?;
+                (at, number, "leads")
+            }
+        };
+        match self.output {
+            Output::Text => writeln!(self.out, "{node} {done} {shard} (replica {number})")?,
+            Output::Json => write_json(self.out, &json::replica(&shard, &node, number))?,
         }
         Ok(())
     }

@@ -18,6 +18,11 @@ pub fn deleted(key: &[u8], existed: bool) -> Value {
     json!({ "key": bytes(key), "existed": existed })
 }
 
+/// A shard, a node, and the number of the node's replica.
+pub fn replica(shard: &str, node: &str, replica: u64) -> Value {
+    json!({ "shard": shard, "node": node, "replica": replica })
+}
+
 /// All that a node knows.
 pub fn status(status: &StatusResponse) -> Value {
     json!({
@@ -49,6 +54,7 @@ fn shard(shard: &ShardStatus) -> Value {
         "applied_index": shard.applied_index,
         "epoch": shard.epoch,
         "replicas": shard.replicas,
+        "learners": shard.learners,
         "plugin": plugin,
         "state_hash": shard.state_hash,
         "reason": shard.reason,

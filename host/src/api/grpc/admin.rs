@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use raft_kv_proto::v1::{self, admin_server::Admin};
+use raft_lite::ReplicaId;
 use tonic::{Request, Response, Status};
 
 use super::status::status_of;
@@ -36,6 +37,34 @@ impl Admin for AdminApi {
             keys: taken.keys,
         }))
     }
+
+    async fn add_replica(
+        &self,
+        request: Request<v1::ReplicaRequest>,
+    ) -> Result<Response<v1::ReplicaResponse>, Status> {
+        let v1::ReplicaRequest { shard, node } = request.into_inner();
+        self.service.add_replica(&shard, &node).await.map(replica).map_err(status_of)
+    }
+
+    async fn remove_replica(
+        &self,
+        request: Request<v1::ReplicaRequest>,
+    ) -> Result<Response<v1::ReplicaResponse>, Status> {
+        let v1::ReplicaRequest { shard, node } = request.into_inner();
+        self.service.remove_replica(&shard, &node).await.map(replica).map_err(status_of)
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<v1::ReplicaRequest>,
+    ) -> Result<Response<v1::ReplicaResponse>, Status> {
+        let v1::ReplicaRequest { shard, node } = request.into_inner();
+        self.service.transfer_leader(&shard, &node).await.map(replica).map_err(status_of)
+    }
+}
+
+fn replica(replica: ReplicaId) -> Response<v1::ReplicaResponse> {
+    Response::new(v1::ReplicaResponse { replica: replica.0 })
 }
 
 fn response(status: NodeStatus) -> v1::StatusResponse {
@@ -71,6 +100,7 @@ fn shard(shard: ShardStatus) -> v1::ShardStatus {
         applied_index: shard.applied_index,
         epoch: shard.epoch,
         replicas: shard.replicas,
+        learners: shard.learners,
         plugin: Some(v1::PluginInfo {
             name: shard.plugin.name,
             version: shard.plugin.version,

@@ -5,12 +5,19 @@ use std::sync::Arc;
 use raft_kv_proto::v1::{self, raft_server::Raft};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::network::{Answers, Introduction, Network};
+use crate::network::{Answers, Chunks, Introduction, Network};
 
 pub(super) struct RaftApi {
     /// None before the cluster is born.
     pub(super) network: Option<Arc<Network>>,
     pub(super) introduction: Introduction,
+}
+
+impl RaftApi {
+    fn network(&self) -> Result<Arc<Network>, Status> {
+        let network = self.network.as_ref().map(Arc::clone);
+        network.ok_or_else(|| Status::unavailable("the node belongs to no cluster yet"))
+    }
 }
 
 #[tonic::async_trait]
@@ -28,9 +35,15 @@ impl Raft for RaftApi {
         &self,
         request: Request<Streaming<v1::PeerFrame>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        let Some(network) = self.network.as_ref().map(Arc::clone) else {
-            return Err(Status::unavailable("the node belongs to no cluster yet"));
-        };
-        Ok(Response::new(network.accept(request.into_inner()).await?))
+        Ok(Response::new(self.network()?.accept(request.into_inner()).await?))
+    }
+
+    type FetchSnapshotStream = Chunks;
+
+    async fn fetch_snapshot(
+        &self,
+        request: Request<v1::FetchSnapshotRequest>,
+    ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
+        Ok(Response::new(self.network()?.send_snapshot(request.into_inner()).await?))
     }
 }

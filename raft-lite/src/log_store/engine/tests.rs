@@ -275,7 +275,7 @@ fn one_thread_reading_two_stores_gets_each_its_own_entries() {
     for _ in 0..2 {
         for (subject, letter) in stores.iter().zip([b'a', b'b']) {
             let read = subject.store().entries(GroupId(1), Index(6), Index(7), u64::MAX);
-            assert!(read.unwrap()[0].data().iter().all(|byte| *byte == letter));
+            assert!(read.unwrap()[0].payload().iter().all(|byte| *byte == letter));
         }
     }
 }

@@ -1,0 +1,149 @@
+//! Snapshots of shards: made into files for others, and taken in from others.
+
+use std::{fs, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message;
+use raft_lite::{GroupDescriptor, GroupId, ReplicaId, SnapshotMeta, SnapshotReply};
+
+use super::{Machine, Shard, apply::host_failure};
+use crate::storage::{
+    ApplyState, ExportedFile, OwnedSnapshot, ShardRecord, SnapshotData, SnapshotFile, folder_of,
+};
+
+/// The plugin's module travels along: the node may not have it.
+const PLUGIN_FILE: &str = "plugin.wasm";
+
+type AnyError = Box<dyn std::error::Error>;
+
+impl Machine {
+    /// Makes a snapshot on a thread of its own, one at a time.
+    pub(super) fn start_snapshot(&self, group: GroupId, reply: SnapshotReply) {
+        let storage = Arc::clone(&self.storage);
+        let (folders, plugins) = (Arc::clone(&self.snapshots), Arc::clone(&self.plugins));
+        let one_at_a_time = Arc::clone(&self.making_snapshot);
+        let make = move || {
+            let _turn = one_at_a_time.lock();
+            let (id, folder) = folders.create()?;
+            let made = make(Arc::new(OwnedSnapshot::new(storage)), group, id, &folder, &|record| {
+                let module = plugins.bytes(&record.plugin)?;
+                fs::write(folder.join(PLUGIN_FILE), &module)?;
+                Ok(module.len() as u64)
+            });
+            if made.is_err() {
+                folders.remove(id);
+            }
+            made
+        };
+        let run = move || {
+            reply(make().map_err(|error: AnyError| host_failure(group, &*error)));
+        };
+        // Dropping the reply would leave the replica that waits without a snapshot.
+        if let Err(error) = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run) {
+            tracing::error!("cannot start a thread for a snapshot: {error}");
+        }
+    }
+
+    /// Removes a snapshot that was made.
+    pub(super) fn forget_snapshot(&self, snapshot: &SnapshotMeta) {
+        if let Ok(data) = SnapshotData::decode(snapshot.data.clone()) {
+            self.snapshots.remove(data.id);
+        }
+    }
+
+    /// Removes fetched data.
+    pub(super) fn forget_fetched(&self, fetched: &[u8]) {
+        if let Some(id) = folder_of(fetched) {
+            self.snapshots.remove(id);
+        }
+    }
+
+    /// See [`raft_lite::StateMachine::install_snapshot`].
+    pub(super) fn install(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        snapshot: &SnapshotMeta,
+        fetched: &Bytes,
+    ) -> Result<GroupDescriptor, AnyError> {
+        let data = SnapshotData::decode(snapshot.data.clone())?;
+        let source = ShardRecord::decode(&data.record)?;
+        let state = ApplyState::decode(&data.state).ok_or("its state makes no sense")?;
+        if source.group != group
+            || state.applied != snapshot.position
+            || source.membership != snapshot.membership
+        {
+            return Err("its description contradicts itself".into());
+        }
+        let (id, folder) = folder_of(fetched)
+            .and_then(|id| Some((id, self.snapshots.file(id, "x")?.parent()?.to_owned())))
+            .ok_or("there is no such data")?;
+        let is_stored = self.plugins.module(&source.plugin).is_ok();
+        if !is_stored {
+            let module = fs::read(folder.join(PLUGIN_FILE))?;
+            let stored = self.plugins.add(&module, Path::new("a snapshot"))?;
+            if stored != source.plugin {
+                return Err("the plugin that came with it is another".into());
+            }
+        }
+        let record = ShardRecord { replica, started: false, applied_by_snapshot: true, ..source };
+        let files: Vec<String> = data.files.into_iter().map(|file| file.name).collect();
+        let files: Vec<String> = files.into_iter().filter(|name| name != PLUGIN_FILE).collect();
+        let _turn = self.changing.lock();
+        self.storage.ingest(&folder, &files, &record, &state)?;
+        self.snapshots.remove(id);
+        let shard = Shard {
+            module: self.plugins.module(&record.plugin)?,
+            record,
+            limits: Default::default(),
+            applied: Arc::new(Mutex::new(state)),
+            sessions: Arc::default(),
+        };
+        let descriptor = shard.record.descriptor(state.applied);
+        self.shards.write().insert(group, Arc::new(shard));
+        Ok(descriptor)
+    }
+
+    /// See [`raft_lite::StateMachine::destroy_replica`].
+    pub(super) fn destroy(&self, group: GroupId, replica: ReplicaId) -> Result<(), AnyError> {
+        let _turn = self.changing.lock();
+        let shard = self.shard(group).filter(|shard| shard.record.replica == replica);
+        let Some(shard) = shard else { return Ok(()) };
+        self.shards.write().remove(&group);
+        self.tombstones.write().insert(group, replica);
+        let mut writes = crate::storage::WriteSet::new();
+        writes.bury(group, replica);
+        self.storage.write(writes)?;
+        self.storage.flush()?;
+        Ok(self.storage.wipe(&shard.record.slots)?)
+    }
+
+    /// The newest replica of each group that was removed from this node.
+    pub(super) fn tombstone(&self, group: GroupId) -> Option<ReplicaId> {
+        self.tombstones.read().get(&group).copied()
+    }
+}
+
+/// Writes a group's state into files.
+fn make(
+    snapshot: Arc<OwnedSnapshot>,
+    group: GroupId,
+    id: u64,
+    folder: &Path,
+    add_plugin: &dyn Fn(&ShardRecord) -> Result<u64, AnyError>,
+) -> Result<SnapshotMeta, AnyError> {
+    let state = snapshot.apply_state(group)?;
+    let record = snapshot.record(group)?.ok_or("this node has no replica of it")?;
+    let exported = snapshot.export(&record.slots, folder)?;
+    let file = |ExportedFile { name, bytes }| SnapshotFile { name, bytes };
+    let mut files: Vec<SnapshotFile> = exported.into_iter().map(file).collect();
+    let bytes = add_plugin(&record)?;
+    files.push(SnapshotFile { name: PLUGIN_FILE.to_owned(), bytes });
+    let data = SnapshotData { id, files, record: record.encode(), state: state.encode().to_vec() };
+    Ok(SnapshotMeta {
+        position: state.applied,
+        membership: record.membership,
+        data: data.encode_to_vec().into(),
+    })
+}

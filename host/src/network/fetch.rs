@@ -1,0 +1,181 @@
+//! Snapshots on their way from node to node: on a connection of their own, in
+//! checksummed chunks, no faster than a given rate. What broke off goes on where it
+//! was.
+
+use std::{io::SeekFrom, path::Path, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{Stream, stream};
+use parking_lot::Mutex;
+use prost::Message;
+use raft_kv_proto::v1::{FetchSnapshotRequest, Hello, SnapshotChunk};
+use raft_lite::GroupId;
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tonic::Status;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{Network, PeerConfig, dial};
+use crate::storage::{SnapshotData, SnapshotFile, SnapshotFolders, fetched};
+
+/// Bytes in a chunk.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Bytes of snapshots a node sends in a second, to all others together.
+const BYTES_PER_SECOND: f64 = (64 << 20) as f64;
+/// Without a chunk for so long a transfer has broken off.
+const CHUNK_WITHIN: Duration = Duration::from_secs(10);
+/// So often in a row a transfer may break off without getting any further.
+const ATTEMPTS: usize = 5;
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Chunks of a file.
+pub type Chunks = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Send>>;
+
+/// Keeps what is sent to a rate.
+pub(super) struct Pace {
+    free_at: Mutex<Instant>,
+}
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Pace { free_at: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until so many bytes may be sent.
+    async fn wait(&self, bytes: usize) {
+        let at = {
+            let mut free_at = self.free_at.lock();
+            let at = (*free_at).max(Instant::now());
+            *free_at = at + Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND);
+            at
+        };
+        sleep_until(at).await;
+    }
+}
+
+impl Network {
+    /// Sends a file of a snapshot to another node.
+    pub async fn send_snapshot(
+        self: Arc<Self>,
+        request: FetchSnapshotRequest,
+    ) -> Result<Chunks, Status> {
+        let hello = request.hello.unwrap_or_default();
+        let refused = |error: super::hello::Refused| Status::failed_precondition(error.to_string());
+        self.check_hello(&hello).map_err(refused)?;
+        let path = self.snapshots.file(request.snapshot, &request.file);
+        let gone = || Status::not_found("the snapshot is gone");
+        let mut file = File::open(path.ok_or_else(gone)?).await.map_err(|_| gone())?;
+        file.seek(SeekFrom::Start(request.offset)).await?;
+        let chunks = stream::unfold((self, file), |(network, mut file)| async move {
+            let mut data = vec![0; CHUNK_BYTES];
+            let mut filled = 0;
+            while filled < data.len() {
+                match file.read(&mut data[filled..]).await {
+                    Ok(0) => break,
+                    Ok(read) => filled += read,
+                    Err(error) => return Some((Err(error.into()), (network, file))),
+                }
+            }
+            data.truncate(filled);
+            if data.is_empty() {
+                return None;
+            }
+            network.pace.wait(filled).await;
+            let checksum = xxh3_64(&data);
+            Some((Ok(SnapshotChunk { data: data.into(), checksum }), (network, file)))
+        });
+        Ok(Box::pin(chunks))
+    }
+}
+
+/// Fetches all files of a snapshot. Returns what names them to the machine.
+pub(super) async fn fetch(
+    peer: &PeerConfig,
+    hello: Hello,
+    folders: &SnapshotFolders,
+    group: GroupId,
+    description: Bytes,
+) -> Result<Bytes, String> {
+    let data = SnapshotData::decode(description).map_err(|error| error.to_string())?;
+    let (id, folder) = folders.create().map_err(|error| error.to_string())?;
+    let started = Instant::now();
+    let mut bytes = 0;
+    for file in &data.files {
+        if let Err(reason) = fetch_file(peer, &hello, data.id, file, &folder).await {
+            folders.remove(id);
+            return Err(format!("from node {}: {reason}", peer.node_id));
+        }
+        bytes += file.bytes;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    tracing::info!(
+        group = group.0,
+        "fetched a snapshot of {bytes} bytes from node {} in {seconds:.2} s",
+        peer.node_id
+    );
+    Ok(fetched(id))
+}
+
+async fn fetch_file(
+    peer: &PeerConfig,
+    hello: &Hello,
+    snapshot: u64,
+    file: &SnapshotFile,
+    folder: &Path,
+) -> Result<(), String> {
+    let is_plain = !file.name.contains('/') && !file.name.starts_with('.');
+    if !is_plain {
+        return Err(format!("a file of it is called {:?}", file.name));
+    }
+    let target = File::create(folder.join(&file.name)).await;
+    let mut target = target.map_err(|error| error.to_string())?;
+    let mut offset = 0;
+    let mut attempts = 0;
+    loop {
+        let request = FetchSnapshotRequest {
+            hello: Some(hello.clone()),
+            snapshot,
+            file: file.name.clone(),
+            offset,
+        };
+        let before = offset;
+        let failure = match receive(peer, request, &mut target, &mut offset, file.bytes).await {
+            Ok(()) => break,
+            Err(status) => status,
+        };
+        attempts = if offset > before { 0 } else { attempts + 1 };
+        if attempts >= ATTEMPTS || failure.code() == tonic::Code::NotFound {
+            return Err(dial::describe(&failure));
+        }
+        sleep(PAUSE).await;
+    }
+    target.sync_all().await.map_err(|error| error.to_string())
+}
+
+/// Receives chunks until the file is whole, or the transfer breaks off.
+async fn receive(
+    peer: &PeerConfig,
+    request: FetchSnapshotRequest,
+    target: &mut File,
+    offset: &mut u64,
+    bytes: u64,
+) -> Result<(), Status> {
+    let unreachable = |error: tonic::transport::Error| Status::from_error(error.into());
+    let channel = dial::endpoint(&peer.dial).map_err(unreachable)?;
+    let channel = channel.connect().await.map_err(unreachable)?;
+    let mut chunks = dial::client(channel).fetch_snapshot(request).await?.into_inner();
+    while *offset < bytes {
+        let late = |_| Status::deadline_exceeded("no data came for a while");
+        let chunk = timeout(CHUNK_WITHIN, chunks.message()).await.map_err(late)??;
+        let chunk = chunk.ok_or_else(|| Status::data_loss("the file is shorter than was said"))?;
+        if xxh3_64(&chunk.data) != chunk.checksum || *offset + chunk.data.len() as u64 > bytes {
+            return Err(Status::data_loss("a chunk was damaged on its way"));
+        }
+        target.write_all(&chunk.data).await?;
+        *offset += chunk.data.len() as u64;
+    }
+    Ok(())
+}
