@@ -54,6 +54,7 @@ struct ShardGauges {
     term: IntGauge,
     commit: IntGauge,
     applied: IntGauge,
+    asleep: IntGauge,
 }
 
 /// The node's counters.
@@ -89,6 +90,8 @@ impl Metrics {
         let terms = gauge("raftkv_raft_term", "Raft term of the shard")?;
         let commits = gauge("raftkv_raft_commit_index", "Highest committed log index")?;
         let applied = gauge("raftkv_raft_applied_index", "Highest applied log index")?;
+        let asleep =
+            gauge("raftkv_raft_asleep", "1 if the shard's replica sleeps, having nothing to do")?;
         let disk_usage =
             IntGauge::new("raftkv_storage_disk_usage_bytes", "Bytes of the data folder")?;
         let memory_usage =
@@ -108,7 +111,7 @@ impl Metrics {
         registry.register(Box::new(peers_dropped.clone()))?;
         registry.register(Box::new(totals.clone()))?;
         registry.register(Box::new(durations.clone()))?;
-        for vec in [&terms, &commits, &applied] {
+        for vec in [&terms, &commits, &applied, &asleep] {
             registry.register(Box::new(vec.clone()))?;
         }
         registry.register(Box::new(disk_usage.clone()))?;
@@ -124,6 +127,7 @@ impl Metrics {
             term: terms.with_label_values(&[shard]),
             commit: commits.with_label_values(&[shard]),
             applied: applied.with_label_values(&[shard]),
+            asleep: asleep.with_label_values(&[shard]),
         };
         Ok(Metrics {
             operations: shards.iter().map(of_shard).collect(),
@@ -154,11 +158,12 @@ impl Metrics {
     }
 
     /// Notes a shard's progress.
-    pub fn set_raft(&self, shard: usize, term: u64, commit: u64, applied: u64) {
+    pub fn set_raft(&self, shard: usize, term: u64, commit: u64, applied: u64, asleep: bool) {
         if let Some(gauges) = self.shards.get(shard) {
             gauges.term.set(term.cast_signed());
             gauges.commit.set(commit.cast_signed());
             gauges.applied.set(applied.cast_signed());
+            gauges.asleep.set(i64::from(asleep));
         }
     }
 

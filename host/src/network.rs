@@ -231,6 +231,10 @@ impl Transport for Network {
         }
     }
 
+    fn peers(&self) -> Vec<NodeId> {
+        self.peers.keys().copied().collect()
+    }
+
     fn fetch_snapshot(&self, from: NodeId, group: GroupId, data: Bytes, reply: FetchReply) {
         let Some(peer) = self.peers.get(&from).map(Arc::clone) else {
             // Not on this thread: it is the one that waits for the reply.

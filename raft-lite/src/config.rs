@@ -44,6 +44,8 @@ pub struct Config {
     pub log_bytes_for_laggards: usize,
     /// Entries that a learner may lag behind and be made a voter.
     pub promotion_lag_entries: u64,
+    /// Ticks without anything to do after which a group falls asleep; 0 for never.
+    pub quiesce_after_ticks: usize,
     /// Seed of everything that is drawn at random.
     pub seed: u64,
 }
@@ -66,6 +68,7 @@ impl Default for Config {
             max_uncommitted_bytes: 64 << 20,
             log_bytes_for_laggards: 64 << 20,
             promotion_lag_entries: 1024,
+            quiesce_after_ticks: 60,
             seed: 0,
         }
     }

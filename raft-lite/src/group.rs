@@ -21,8 +21,10 @@
 mod handover;
 mod lease;
 mod members;
+mod quiescence;
 mod requests;
 mod retention;
+mod sending;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -32,7 +34,7 @@ use std::{
 };
 
 use raft::{
-    ProgressState, RawNode, Ready, StateRole,
+    RawNode, Ready, StateRole,
     eraftpb::{self, MessageType},
 };
 use rand::{Rng, rngs::SmallRng};
@@ -40,16 +42,18 @@ use rand::{Rng, rngs::SmallRng};
 use lease::Lease;
 pub use members::MemberProgress;
 pub(crate) use members::membership_change;
+use quiescence::{Heartbeat, Quiescence};
 use retention::Retention;
 
 use crate::{
     clock::BootTime,
     config::{Config, GroupDescriptor},
     group_storage::GroupStorage,
+    liveness::Liveness,
     log_store::{LogChange, LogEntry, LogStoreError},
     logger::logger,
     membership::Membership,
-    message::{Envelope, RaftMessage},
+    message::RaftMessage,
     proposal::{PendingChange, PendingProposal, PendingRead, PendingReply, RequestError},
     round::Round,
     shared::{GroupShared, Role},
@@ -161,6 +165,10 @@ pub(crate) struct Group {
     control: Vec<(NodeId, RaftMessage)>,
     /// When this replica last asked whether it still is a member.
     inquired: BootTime,
+
+    quiescence: Quiescence,
+    quiesce_after_ticks: usize,
+    liveness: Arc<Liveness>,
 }
 
 impl Group {
@@ -168,6 +176,7 @@ impl Group {
         descriptor: GroupDescriptor,
         storage: GroupStorage,
         config: &Config,
+        liveness: Arc<Liveness>,
         mut rng: SmallRng,
         now: BootTime,
     ) -> Result<Self, GroupError> {
@@ -234,6 +243,9 @@ impl Group {
             installers: BTreeMap::new(),
             control: Vec::new(),
             inquired: now,
+            quiescence: Quiescence::default(),
+            quiesce_after_ticks: config.quiesce_after_ticks,
+            liveness,
         };
         group.after_step();
         if group.is_sole_voter() {
@@ -287,7 +299,11 @@ impl Group {
         message: RaftMessage,
         now: BootTime,
     ) -> Result<(), GroupError> {
-        if !self.admit_sender(from, &message) || message.is_inquiry() {
+        if !self.admit_sender(from, &message) {
+            return Ok(());
+        }
+        if message.is_inquiry() {
+            self.rouse();
             return Ok(());
         }
         let envelope = message.envelope();
@@ -299,6 +315,9 @@ impl Group {
             }
         };
         self.sync_applied()?;
+        if !self.wake_by(&message, &envelope) {
+            return Ok(());
+        }
         let kind = message.get_msg_type();
         match kind {
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
@@ -328,6 +347,12 @@ impl Group {
             return Ok(());
         }
         let (term, from, is_contact) = (message.term, message.from, is_leader_contact(kind));
+        let heartbeat = (kind == MessageType::MsgHeartbeat).then_some(Heartbeat {
+            from,
+            commit: message.commit,
+            round: envelope.round,
+            asks_to_sleep: envelope.asleep,
+        });
         match self.node.step(message) {
             Ok(()) | Err(raft::Error::StepPeerNotFound | raft::Error::ProposalDropped) => {}
             Err(error) => return Err(error.into()),
@@ -344,9 +369,15 @@ impl Group {
                 }
                 self.lease.echo(ReplicaId(from), envelope.round);
                 self.note_installing(ReplicaId(from), Index(envelope.installing), now);
+                if kind == MessageType::MsgHeartbeatResponse {
+                    self.note_asleep(ReplicaId(from), &envelope);
+                }
             }
         }
         self.after_step();
+        if let Some(heartbeat) = heartbeat {
+            self.follow_into_sleep(&heartbeat);
+        }
         Ok(())
     }
 
@@ -361,6 +392,10 @@ impl Group {
             && raft.promotable()
             && raft.election_elapsed + 1 >= raft.randomized_election_timeout();
         if would_campaign && self.gate_closed(now) {
+            return Ok(false);
+        }
+        self.tick_towards_sleep();
+        if self.is_asleep() {
             return Ok(false);
         }
         let ticked = self.node.tick();
@@ -384,6 +419,7 @@ impl Group {
             self.lease.reset();
             self.shared.set_lease_end(None);
             self.installers.clear();
+            self.rouse();
         }
         if self.was_leader && !leads {
             self.shared.set_lead_start(None);
@@ -474,7 +510,7 @@ impl Group {
         }
         self.hand_over_rest(round)?;
         self.hand_over_reads(round);
-        if self.is_leader() {
+        if self.is_leader() && !self.is_asleep() {
             let end = self.lease.end(self.shared.replica, self.membership.halves());
             self.shared.set_lease_end(end);
         }
@@ -496,85 +532,6 @@ impl Group {
             || !self.answers.is_empty()
             || !self.control.is_empty()
             || self.shared.has_changes()
-    }
-
-    fn send(&mut self, messages: Vec<eraftpb::Message>, round: &mut Round) {
-        if messages.is_empty() {
-            return;
-        }
-        let mut leads_round = None;
-        if self.is_leader() {
-            let spared = self.least_needed().max(self.retention.floor());
-            self.replicated_by_all = self.replicated_by_all.max(spared);
-            leads_round = Some(self.lease.stamp(round.now));
-        }
-        for mut message in messages {
-            let Some(node) = self.node_of(ReplicaId(message.to)) else {
-                continue;
-            };
-            match message.get_msg_type() {
-                MessageType::MsgTimeoutNow => {
-                    // From here on another replica may lead without waiting.
-                    self.lease.give_up();
-                    self.shared.set_lease_end(None);
-                }
-                MessageType::MsgSnapshot => {
-                    self.installers.insert(ReplicaId(message.to), round.now);
-                }
-                _ => {}
-            }
-            if leads_round.is_some() {
-                self.hide_unapplied(&mut message);
-            }
-            let envelope = Envelope {
-                replicated_by_all: self.replicated_by_all.0,
-                round: leads_round.unwrap_or_else(|| self.seen_round(message.term)),
-                installing: self.installing.0,
-            };
-            let message = RaftMessage::from_raft(self.id(), message, envelope);
-            round.send(node, message);
-        }
-    }
-
-    /// Keeps from a follower what this leader, which answers reads by itself, has
-    /// committed and not yet applied: the follower would let it be read.
-    fn hide_unapplied(&self, message: &mut eraftpb::Message) {
-        let shown = self.shown().0;
-        match message.get_msg_type() {
-            MessageType::MsgReadIndexResp => message.index = message.index.min(shown),
-            kind if is_leader_contact(kind) => message.commit = message.commit.min(shown),
-            _ => {}
-        }
-    }
-
-    /// Up to where this leader's log may have been read: what it applied, and what
-    /// came before it led.
-    fn shown(&self) -> Index {
-        self.shared.applied().max(self.shared.lead_start())
-    }
-
-    /// Notes the newest round of the present term's leader.
-    fn note_round(&mut self, round: u64) {
-        let term = self.node.raft.term;
-        let newest = if self.leader_round.0 == term { self.leader_round.1 } else { 0 };
-        self.leader_round = (term, newest.max(round));
-    }
-
-    /// The newest round seen of the leader of a term; 0 if none was.
-    fn seen_round(&self, term: u64) -> u64 {
-        if self.leader_round.0 == term { self.leader_round.1 } else { 0 }
-    }
-
-    /// The index up to which every replica is known to hold the log durably, or
-    /// will once it has installed its snapshot.
-    fn least_needed(&self) -> Index {
-        let raft = &self.node.raft;
-        let needed = raft.prs().iter().map(|(id, progress)| match progress.state {
-            _ if *id == raft.id => raft.raft_log.persisted,
-            ProgressState::Snapshot => progress.matched.max(progress.pending_snapshot),
-            ProgressState::Probe | ProgressState::Replicate => progress.matched,
-        });
-        Index(needed.min().unwrap_or(0))
     }
 }
 

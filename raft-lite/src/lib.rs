@@ -17,6 +17,7 @@ mod config;
 mod entry;
 mod group;
 mod group_storage;
+mod liveness;
 mod log_store;
 mod logger;
 mod membership;

@@ -60,6 +60,10 @@ pub struct RaftMessage {
     /// 0 if it is not.
     #[prost(uint64, tag = "18")]
     installing: u64,
+    /// From a leader: the group is to fall asleep. From a follower: it sleeps. See
+    /// `group/quiescence.rs`.
+    #[prost(bool, tag = "19")]
+    asleep: bool,
 }
 
 /// The kind of message that tells a replica that it was removed from its group;
@@ -67,6 +71,8 @@ pub struct RaftMessage {
 const REMOVED: i32 = 1000;
 /// The kind of message by which a replica asks whether it still is a member.
 const INQUIRY: i32 = 1001;
+/// The kind of message by which a node says that it is alive; of no group.
+const SIGN_OF_LIFE: i32 = 1002;
 
 /// What a message carries besides `raft`'s own fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +80,7 @@ pub(crate) struct Envelope {
     pub(crate) replicated_by_all: u64,
     pub(crate) round: u64,
     pub(crate) installing: u64,
+    pub(crate) asleep: bool,
 }
 
 /// An entry within a [`RaftMessage`].
@@ -135,7 +142,18 @@ impl RaftMessage {
             round: envelope.round,
             snapshot: message.snapshot.into_option().map_or(Bytes::new(), |snapshot| snapshot.data),
             installing: envelope.installing,
+            asleep: envelope.asleep,
         }
+    }
+
+    /// Says that a node is alive, and which of its starts it is.
+    pub(crate) fn sign_of_life(start: u64) -> Self {
+        RaftMessage { kind: SIGN_OF_LIFE, round: start, ..Default::default() }
+    }
+
+    /// The start of its node that the message tells, if it is a sign of life.
+    pub(crate) fn start_of_node(&self) -> Option<u64> {
+        (self.kind == SIGN_OF_LIFE).then_some(self.round)
     }
 
     /// Tells replica `to` that it was removed from its group.
@@ -287,6 +305,7 @@ impl RaftMessage {
             replicated_by_all: self.replicated_by_all,
             round: self.round,
             installing: self.installing,
+            asleep: self.asleep,
         }
     }
 }
@@ -358,7 +377,8 @@ mod tests {
 
     use super::*;
 
-    const ENVELOPE: Envelope = Envelope { replicated_by_all: 8, round: 9, installing: 3 };
+    const ENVELOPE: Envelope =
+        Envelope { replicated_by_all: 8, round: 9, installing: 3, asleep: true };
 
     fn append() -> eraftpb::Message {
         let mut message = eraftpb::Message {

@@ -21,6 +21,7 @@ use crate::{
     config::{Config, GroupDescriptor},
     entry::Command,
     group::MemberProgress,
+    liveness::Liveness,
     log_store::{Durability, LogChange, LogState, LogStore, LogStoreError, LogWrite},
     membership::MembershipChange,
     message::RaftMessage,
@@ -106,6 +107,7 @@ impl MultiRaft {
         };
         let (queues, appliers) = runtime.start_appliers(config.appliers, &parts.state_machine)?;
         let parts = WorkerParts {
+            liveness: Arc::new(Liveness::new(config.seed)),
             log: parts.log,
             state_machine: parts.state_machine,
             transport: parts.transport,
@@ -273,7 +275,13 @@ impl MultiRaft {
     /// holds now. The state must have been taken before this is asked, since time
     /// may pass between any two steps.
     pub fn could_read(&self, group: GroupId) -> bool {
-        let reads_locally = |shared: &GroupShared| shared.reads_locally(self.clock.now());
+        let reads_locally = |shared: &GroupShared| {
+            let can = shared.reads_locally(self.clock.now());
+            if can {
+                shared.note_read();
+            }
+            can
+        };
         self.registry.with(group, reads_locally).unwrap_or(false)
     }
 

@@ -50,6 +50,8 @@ pub struct GroupStatus {
     pub membership: Arc<Membership>,
     /// How often the shard or its members changed.
     pub epoch: u64,
+    /// Whether it sleeps, because the group has nothing to do.
+    pub asleep: bool,
     /// Why the replica does not work, if it does not.
     pub halted: Option<String>,
 }
@@ -80,6 +82,9 @@ pub(crate) struct GroupShared {
     /// Until when this replica may answer reads by itself, in nanoseconds of boot
     /// time; 0 if it may not.
     lease_end: AtomicU64,
+    /// This replica answered reads by itself since its worker last looked.
+    was_read: AtomicBool,
+    asleep: AtomicBool,
     /// There is no other voter that could come to lead.
     sole_voter: AtomicBool,
     /// The group's members and epoch, as far as the worker knows.
@@ -113,6 +118,8 @@ impl GroupShared {
             applied: AtomicU64::new(applied.0),
             lead_start: AtomicU64::new(u64::MAX),
             lease_end: AtomicU64::new(0),
+            was_read: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
             sole_voter: AtomicBool::new(membership.is_sole_voter(replica)),
             members: RwLock::new((Arc::new(membership), epoch)),
             changes: Mutex::default(),
@@ -161,6 +168,23 @@ impl GroupShared {
     /// everything acknowledged until then is in it.
     pub(crate) fn reads_locally(&self, now: BootTime) -> bool {
         self.leads_settled() && self.lease_holds(now)
+    }
+
+    /// The replica answers a read by itself.
+    pub(crate) fn note_read(&self) {
+        // Readers must not fight for the cache line.
+        if !self.was_read.load(Ordering::Relaxed) {
+            self.was_read.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the replica answered reads by itself since this was last asked.
+    pub(crate) fn take_was_read(&self) -> bool {
+        self.was_read.load(Ordering::Relaxed) && self.was_read.swap(false, Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_asleep(&self, asleep: bool) {
+        self.asleep.store(asleep, Ordering::Relaxed);
     }
 
     /// The node whose replica leads, as far as known.
@@ -250,6 +274,7 @@ impl GroupShared {
             applied: self.applied(),
             membership,
             epoch,
+            asleep: self.asleep.load(Ordering::Relaxed),
             halted: self.halted().map(str::to_owned),
         }
     }

@@ -114,6 +114,7 @@ pub fn run(seed: u64, options: Options) -> Summary {
     sim.storm(options.steps);
     sim.settle();
     sim.check_history();
+    sim.rest();
     sim.summary()
 }
 
@@ -150,7 +151,7 @@ impl Sim {
         let mut sim = Sim {
             rng: SmallRng::seed_from_u64(seed),
             now: Duration::ZERO,
-            network: Arc::default(),
+            network: Arc::new(Mutex::new(Network::new(nodes))),
             pool: Arc::default(),
             nodes: BTreeMap::new(),
             groups: (1..=groups).map(GroupId).collect(),
@@ -192,6 +193,7 @@ impl Sim {
             promotion_lag_entries: 8,
             // An entry or two a message, for more states in between.
             max_message_bytes: self.climate.max_message_bytes,
+            quiesce_after_ticks: self.climate.quiesce_after_ticks,
             seed: self.seed ^ (self.starts << 32),
             ..Default::default()
         }
@@ -431,6 +433,11 @@ impl Sim {
                 self.remove_the_forgotten();
             }
         }
+        panic!("the cluster made no progress after it was healed:\n{}", self.picture());
+    }
+
+    /// All groups as all nodes see them.
+    fn picture(&mut self) -> String {
         let mut picture = String::new();
         for group in self.groups.clone() {
             picture += &format!("group {group}: {:?}\n", self.progress(group));
@@ -440,7 +447,42 @@ impl Sim {
                 picture += &format!("node {id}: {}\n", line(&status));
             }
         }
-        panic!("the cluster made no progress after it was healed:\n{picture}");
+        picture
+    }
+
+    /// Waits until all groups sleep, if they are to, and takes a leader away from one:
+    /// the others wake and elect another.
+    fn rest(&mut self) {
+        if self.climate.quiesce_after_ticks == 0 {
+            return;
+        }
+        self.await_steps("fell asleep", Sim::all_sleep);
+        let group = self.random_group();
+        let Some((leader, status)) = self.leader(group) else {
+            panic!("a group without a leader fell asleep");
+        };
+        if status.membership.voters.len() < 3 {
+            return;
+        }
+        self.crash(leader);
+        self.await_steps("woke and elected a leader", |sim| {
+            sim.leader(group).is_some_and(|(node, _)| sim.nodes[&node].leads_settled(group))
+        });
+    }
+
+    fn await_steps(&mut self, what: &str, is_so: impl Fn(&Sim) -> bool) {
+        for _ in 0..STEPS_TO_SETTLE {
+            self.step();
+            if is_so(self) {
+                return;
+            }
+        }
+        panic!("the groups never {what}:\n{}", self.picture());
+    }
+
+    fn all_sleep(&self) -> bool {
+        let statuses = self.nodes.values().flat_map(|node| node.statuses(&self.groups));
+        statuses.into_iter().all(|status| status.asleep)
     }
 
     fn is_settled(&self) -> bool {
@@ -517,7 +559,7 @@ impl Sim {
 
 /// A status on a line.
 fn line(status: &GroupStatus) -> String {
-    let GroupStatus { group, replica, role, term, commit, applied, epoch, .. } = status;
+    let GroupStatus { group, replica, role, term, commit, applied, epoch, asleep, .. } = status;
     let part = |part: &BTreeMap<ReplicaId, NodeId>| {
         let members: Vec<String> =
             part.iter().map(|(replica, node)| format!("{replica} on {node}")).collect();
@@ -526,7 +568,7 @@ fn line(status: &GroupStatus) -> String {
     let Membership { voters, outgoing, learners, .. } = &*status.membership;
     format!(
         "group {group} replica {replica} {role:?} of {} in term {term}, commit {commit}, applied \
-         {applied}, epoch {epoch}: voters {}; outgoing {}; learners {}",
+         {applied}, epoch {epoch}, asleep: {asleep}: voters {}; outgoing {}; learners {}",
         status.leader.unwrap_or_default(),
         part(voters),
         part(outgoing),

@@ -27,6 +27,7 @@ use crate::{
     config::{Config, GroupDescriptor},
     group::{Group, GroupError, MemberProgress},
     group_storage::GroupStorage,
+    liveness::Liveness,
     log_store::{Durability, LogChange, LogState, LogStore, LogStoreError, LogWrite},
     message::RaftMessage,
     proposal::{PendingChange, PendingProposal, PendingRead, RequestError},
@@ -101,6 +102,8 @@ pub(crate) struct WorkerParts {
     pub(crate) state_machine: Arc<dyn StateMachine>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Which other nodes are alive.
+    pub(crate) liveness: Arc<Liveness>,
     /// All groups of the node, for everybody else.
     pub(crate) registry: Arc<Registry>,
     /// The way back to the worker of a group for those who do something for it.
@@ -121,8 +124,11 @@ pub(crate) struct Worker {
     dirty: Vec<GroupId>,
     next_tick: BootTime,
     ticks: u64,
-    /// Reclaims space of the log; one worker of a node does.
-    reclaims: bool,
+    /// Does what one worker does for all of the node: reclaims space of the log, and
+    /// tells the other nodes that this one is alive.
+    is_first: bool,
+    /// The start that each other node last said it was.
+    starts_of_peers: BTreeMap<NodeId, u64>,
     /// Bytes appended since the state machine was last asked to flush.
     unflushed_bytes: usize,
     /// Replicas started so far.
@@ -132,7 +138,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(parts: WorkerParts, reclaims: bool) -> Self {
+    pub(crate) fn new(parts: WorkerParts, is_first: bool) -> Self {
         let next_tick = parts.clock.now() + parts.config.tick_interval;
         Worker {
             parts,
@@ -141,7 +147,8 @@ impl Worker {
             dirty: Vec::new(),
             next_tick,
             ticks: 0,
-            reclaims,
+            is_first,
+            starts_of_peers: BTreeMap::new(),
             unflushed_bytes: 0,
             starts: 0,
             failed: None,
@@ -183,10 +190,9 @@ impl Worker {
         let rng = SmallRng::seed_from_u64(self.parts.config.seed ^ replica ^ id.0);
         let now = self.parts.clock.now();
         // `raft` panics on a log that it can not read.
-        let config = &self.parts.config;
-        let group =
-            catch_unwind(AssertUnwindSafe(|| Group::new(descriptor, storage, config, rng, now)))
-                .unwrap_or(Err(GroupError::Panic))?;
+        let (config, liveness) = (&self.parts.config, Arc::clone(&self.parts.liveness));
+        let new = || Group::new(descriptor, storage, config, liveness, rng, now);
+        let group = catch_unwind(AssertUnwindSafe(new)).unwrap_or(Err(GroupError::Panic))?;
         let shared = Arc::clone(&group.shared);
         self.groups.insert(id, Slot { group, dirty: false });
         self.parts.registry.insert(Arc::clone(&shared));
@@ -257,6 +263,9 @@ impl Worker {
 
     /// Takes in a message from another node.
     fn receive(&mut self, from: NodeId, message: RaftMessage) {
+        if let Some(start) = message.start_of_node() {
+            return self.parts.liveness.heard(from, start);
+        }
         let (id, to) = (message.group(), message.to());
         let Some(slot) = self.groups.get_mut(&id) else {
             return self.receive_for_absent(from, message);
@@ -380,8 +389,10 @@ impl Worker {
         let on_time = self.next_tick + interval;
         self.next_tick = if on_time > now { on_time } else { now + interval };
         self.ticks += 1;
-        let ids: Vec<GroupId> = self.groups.keys().copied().collect();
-        for id in ids {
+        self.tick_liveness();
+        let awake = self.groups.iter().filter(|(_, slot)| !slot.group.is_asleep());
+        let awake: Vec<GroupId> = awake.map(|(id, _)| *id).collect();
+        for id in awake {
             let ticked = self.guarded(id, |group| {
                 group.evict_cache();
                 group.tick(now)
@@ -393,7 +404,7 @@ impl Worker {
         if self.ticks.is_multiple_of(self.parts.config.compact_interval_ticks) {
             self.compact(self.parts.config.compact_threshold_entries, None)?;
         }
-        if self.reclaims && self.ticks.is_multiple_of(RECLAIM_INTERVAL_TICKS) {
+        if self.is_first && self.ticks.is_multiple_of(RECLAIM_INTERVAL_TICKS) {
             let in_the_way = self.parts.log.reclaim()?;
             if !in_the_way.is_empty() {
                 // What they need is truncated at the next look.
@@ -402,6 +413,39 @@ impl Worker {
             self.compact(1, Some(&in_the_way))?;
         }
         Ok(())
+    }
+
+    /// Tells the others that this node is alive, and wakes the groups that have a
+    /// member on a node which fell silent or has started anew.
+    fn tick_liveness(&mut self) {
+        let WorkerParts { config, liveness, transport, .. } = &self.parts;
+        if self.is_first {
+            liveness.tick();
+            if self.ticks.is_multiple_of(config.heartbeat_ticks as u64) {
+                for node in transport.peers() {
+                    transport.send(node, vec![RaftMessage::sign_of_life(liveness.start())]);
+                }
+            }
+        }
+        let mut gone = Vec::new();
+        for (node, life) in liveness.peers() {
+            let known = self.starts_of_peers.insert(node, life.start);
+            if known != Some(life.start) || life.silent_ticks >= config.election_ticks {
+                gone.push(node);
+            }
+        }
+        if gone.is_empty() {
+            return;
+        }
+        let mut woken = Vec::new();
+        for (id, slot) in &mut self.groups {
+            if gone.iter().any(|node| slot.group.note_gone(*node)) {
+                woken.push(*id);
+            }
+        }
+        for id in woken {
+            self.touch(id);
+        }
     }
 
     /// Truncates logs up to what the state machine has on disk and no replica

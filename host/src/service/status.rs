@@ -194,6 +194,7 @@ impl Service {
                     status.term.0,
                     status.commit.0,
                     status.applied.0,
+                    status.asleep,
                 );
             }
         }

@@ -76,6 +76,11 @@ impl Lease {
         self.void = true;
     }
 
+    /// The last round sent.
+    pub(super) fn round(&self) -> u64 {
+        self.round
+    }
+
     /// The number for messages that are sent in the worker's round begun at `now`.
     pub(super) fn stamp(&mut self, now: BootTime) -> u64 {
         if self.sent.back().is_none_or(|(_, sent)| *sent != now) {

@@ -136,6 +136,7 @@ impl Group {
 
     /// Accepts a change of members; it is proposed when the round is collected.
     pub(crate) fn change(&mut self, change: PendingChange) {
+        self.rouse();
         self.changes.push(change);
     }
 
@@ -231,6 +232,7 @@ impl Group {
             return Err(RequestError::Refused(format!("replica {to} is no voter")));
         }
         if to != self.shared.replica {
+            self.rouse();
             self.node.transfer_leader(to.0);
             self.after_step();
         }

@@ -18,11 +18,13 @@ use crate::{
 impl Group {
     /// Accepts commands; they are proposed when the round is collected.
     pub(crate) fn propose(&mut self, proposal: PendingProposal) {
+        self.rouse();
         self.proposals.push(proposal);
     }
 
     /// Accepts a linearizable read.
     pub(crate) fn read(&mut self, read: PendingRead) {
+        self.rouse();
         self.new_reads.push(read);
     }
 

@@ -52,6 +52,11 @@ impl Sim {
             Some((leader, _)) if self.rng.random_bool(0.8) => leader,
             _ => self.random_node(),
         };
+        self.write(group, node);
+    }
+
+    /// Proposes a command at a node.
+    pub(super) fn write(&mut self, group: GroupId, node: NodeId) {
         let number = self.next_command;
         self.next_command += 1;
         let history = Arc::clone(&self.history);

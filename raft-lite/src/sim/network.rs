@@ -37,6 +37,10 @@ struct Fetch {
 /// Messages under way, encoded as they would be on a wire.
 #[derive(Default)]
 pub(super) struct Network {
+    /// How many nodes there are.
+    pub(super) nodes: u64,
+    /// Messages sent so far that belong to a group.
+    pub(super) sent_of_groups: u64,
     /// Sent since messages were last delivered.
     sent: Vec<(NodeId, NodeId, Vec<u8>)>,
     asked: Vec<(NodeId, NodeId, Bytes, FetchReply)>,
@@ -50,6 +54,10 @@ pub(super) struct Network {
 }
 
 impl Network {
+    pub(super) fn new(nodes: u64) -> Self {
+        Network { nodes, ..Default::default() }
+    }
+
     /// Takes in what was sent and gives out what arrives by `now`, true time.
     pub(super) fn due(
         &mut self,
@@ -124,12 +132,15 @@ impl Network {
 /// A node's way into the network.
 pub(super) struct SimTransport {
     from: NodeId,
+    others: Vec<NodeId>,
     network: Arc<Mutex<Network>>,
 }
 
 impl SimTransport {
     pub(super) fn new(from: NodeId, network: Arc<Mutex<Network>>) -> Self {
-        SimTransport { from, network }
+        let nodes = network.lock().unwrap().nodes;
+        let others = (1..=nodes).map(NodeId).filter(|node| *node != from).collect();
+        SimTransport { from, others, network }
     }
 }
 
@@ -137,8 +148,13 @@ impl Transport for SimTransport {
     fn send(&self, to: NodeId, messages: Vec<RaftMessage>) {
         let mut network = self.network.lock().unwrap();
         for message in messages {
+            network.sent_of_groups += u64::from(message.start_of_node().is_none());
             network.sent.push((self.from, to, message.encode_to_vec()));
         }
+    }
+
+    fn peers(&self) -> Vec<NodeId> {
+        self.others.clone()
     }
 
     fn fetch_snapshot(&self, from: NodeId, _group: GroupId, data: Bytes, reply: FetchReply) {

@@ -22,6 +22,7 @@ use crate::{
     applier::{Applier, ApplyTask},
     clock::{BootTime, Clock},
     config::Config,
+    liveness::Liveness,
     log_store::{LogState, LogStore},
     message::RaftMessage,
     registry::Registry,
@@ -80,6 +81,7 @@ impl SimNode {
         let to_applier = sender.clone();
         let sender = Mutex::new(sender);
         let parts = WorkerParts {
+            liveness: Arc::new(Liveness::new(config.seed)),
             config,
             log: Arc::clone(&self.log) as Arc<dyn LogStore>,
             state_machine: Arc::clone(&self.machine) as _,

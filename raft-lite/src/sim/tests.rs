@@ -32,6 +32,7 @@ const CALM: Climate = Climate {
     loss: 0.0,
     crash_in_round: 0.0,
     max_message_bytes: 64,
+    quiesce_after_ticks: 3,
 };
 
 #[test]
@@ -73,6 +74,30 @@ fn leaders_that_are_struck_break_nothing() {
     (0..50).for_each(strike_leaders);
 }
 
+/// A storm in which replicas come and go all the time, and messages come late.
+fn churn_members(seed: u64) {
+    let climate = Climate {
+        propose: 0.1,
+        change_members: 0.3,
+        crash: 0.002,
+        cut: 0.002,
+        mend: 0.02,
+        disturb: 0.01,
+        loss: 0.1,
+        quiesce_after_ticks: 0,
+        ..CALM
+    };
+    let mut sim = Sim::new(seed, climate, 5, 1);
+    sim.storm(2000);
+    sim.settle();
+    sim.check_history();
+}
+
+#[test]
+fn replicas_that_come_and_go_break_nothing() {
+    (0..50).for_each(churn_members);
+}
+
 #[test]
 fn planted_bugs_are_found() {
     let mut missed = Vec::new();
@@ -82,6 +107,7 @@ fn planted_bugs_are_found() {
         planted::plant(Some(bug));
         let storm = |seed| match bug {
             Bug::OldTermCommittedByCounting => strike_leaders(seed),
+            Bug::DestroyedReplicaComesBack => churn_members(seed),
             _ => drop(run(seed, Options::default())),
         };
         let finds = |seed: &u64| catch_unwind(AssertUnwindSafe(|| storm(*seed))).is_err();
@@ -131,4 +157,59 @@ fn votes_are_withheld_for_an_election_timeout_after_a_start() {
             .any(|node| node.statuses(&sim.groups).iter().any(|status| status.leader.is_some()));
         assert!(!leads, "a leader was elected while every vote had to be withheld");
     }
+}
+
+/// Three nodes with 20 groups that sleep.
+fn asleep() -> Sim {
+    let mut sim = Sim::new(11, CALM, 3, 20);
+    sim.settle();
+    sim.await_steps("fell asleep", Sim::all_sleep);
+    sim
+}
+
+#[test]
+fn a_group_that_sleeps_sends_nothing_and_wakes_within_a_round_trip() {
+    let mut sim = asleep();
+    let before = sim.network.lock().unwrap().sent_of_groups;
+    (0..400).for_each(|_| sim.step());
+    assert_eq!(sim.network.lock().unwrap().sent_of_groups, before);
+    assert!(sim.all_sleep());
+
+    // Messages take at most a step, and every node has its turn in it.
+    sim.nodes.values_mut().for_each(|node| node.speed = 1.0);
+    sim.network.lock().unwrap().most_delay = std::time::Duration::ZERO;
+    let group = sim.groups[0];
+    let (leader, _) = sim.leader(group).unwrap();
+    sim.write(group, leader);
+    // The append leaves, is answered, and the answer is taken in: a step each. The
+    // applier has its turn when chance gives it one.
+    for _ in 0..4 {
+        sim.step();
+    }
+    let (_, status) = sim.leader(group).unwrap();
+    assert!(status.commit.0 > 5 && !status.asleep, "{status:?}");
+}
+
+#[test]
+fn groups_wake_when_a_member_starts_anew_or_falls_silent() {
+    let mut sim = asleep();
+    let node = NodeId(2);
+    sim.crash(node);
+    sim.await_steps("woke", |sim| {
+        let others = sim.nodes.iter().filter(|(id, _)| **id != node);
+        others.flat_map(|(_, n)| n.statuses(&sim.groups)).all(|status| !status.asleep)
+    });
+    sim.start(node);
+    sim.await_steps("fell asleep again", Sim::all_sleep);
+    // So short that nobody notices the silence: only the start tells.
+    sim.crash(node);
+    sim.start(node);
+    let timeout = sim.config().election_timeout();
+    let until = sim.now + timeout.mul_f64(0.9);
+    while sim.now < until {
+        sim.step();
+    }
+    let statuses = sim.nodes[&node].statuses(&sim.groups);
+    let led: Vec<_> = statuses.iter().filter(|status| status.leader.is_some()).collect();
+    assert!(!led.is_empty(), "the leaders did not make themselves known before elections");
 }

@@ -114,6 +114,7 @@ struct Raft {
     appliers: Option<usize>,
     tick_ms: Option<u64>,
     election_ticks: Option<usize>,
+    quiesce_after_ticks: Option<usize>,
 }
 
 /// Everything the program is started with.
@@ -253,6 +254,7 @@ fn raft(file: &Raft) -> Result<raft_lite::Config, String> {
         appliers: file.appliers.unwrap_or(default.appliers),
         tick_interval: file.tick_ms.map_or(default.tick_interval, Duration::from_millis),
         election_ticks: file.election_ticks.unwrap_or(default.election_ticks),
+        quiesce_after_ticks: file.quiesce_after_ticks.unwrap_or(default.quiesce_after_ticks),
         seed: rand::random(),
         ..default
     };
