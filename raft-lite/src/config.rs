@@ -37,7 +37,13 @@ pub struct Config {
     pub compact_interval_ticks: u64,
     /// Bytes of entries in one message, unless a single one has more.
     pub max_message_bytes: u64,
-    /// Bytes of a group's entries that may wait to be committed.
+    /// Bytes of entries that may be under way to a follower of a group, unless a single
+    /// message has more.
+    pub max_in_flight_bytes: u64,
+    /// Bytes of a group's entries that may wait to be committed. What is proposed
+    /// beyond is refused with [`RequestError::Overloaded`].
+    ///
+    /// [`RequestError::Overloaded`]: crate::RequestError::Overloaded
     pub max_uncommitted_bytes: u64,
     /// Bytes of a group's log that are kept for replicas which lag behind; those
     /// further behind are given a snapshot.
@@ -65,6 +71,7 @@ impl Default for Config {
             compact_threshold_entries: 1024,
             compact_interval_ticks: 64,
             max_message_bytes: 1 << 20,
+            max_in_flight_bytes: 32 << 20,
             max_uncommitted_bytes: 64 << 20,
             log_bytes_for_laggards: 64 << 20,
             promotion_lag_entries: 1024,

@@ -18,6 +18,7 @@
 //! - a leader shows its followers only what it has applied: else a read at a follower
 //!   could see what a later one at the leader does not.
 
+mod flow;
 mod handover;
 mod lease;
 mod members;
@@ -118,6 +119,8 @@ pub(crate) struct Group {
     election_timeout: Duration,
     max_entry_bytes: usize,
     apply_backlog_bytes: usize,
+    max_message_bytes: u64,
+    max_in_flight_bytes: u64,
 
     /// The hard state last given to the log.
     written: HardState,
@@ -187,7 +190,7 @@ impl Group {
             election_tick: config.election_ticks,
             heartbeat_tick: config.heartbeat_ticks,
             max_size_per_msg: config.max_message_bytes,
-            max_inflight_msgs: 256,
+            max_inflight_msgs: flow::MAX_MESSAGES,
             check_quorum: true,
             pre_vote: true,
             batch_append: true,
@@ -213,6 +216,8 @@ impl Group {
             election_timeout: config.election_timeout(),
             max_entry_bytes: config.max_entry_bytes,
             apply_backlog_bytes: config.apply_backlog_bytes,
+            max_message_bytes: config.max_message_bytes,
+            max_in_flight_bytes: config.max_in_flight_bytes,
             written,
             collected: None,
             last_contact: if planted::is(Bug::VoteRightAfterRestart) {
@@ -347,6 +352,9 @@ impl Group {
             return Ok(());
         }
         let (term, from, is_contact) = (message.term, message.from, is_leader_contact(kind));
+        if kind == MessageType::MsgAppendResponse && !message.reject {
+            self.limit_burst(from, message.index);
+        }
         let heartbeat = (kind == MessageType::MsgHeartbeat).then_some(Heartbeat {
             from,
             commit: message.commit,

@@ -20,7 +20,7 @@ use crate::{
 
 /// Bytes of entries a group keeps in memory after they are applied and
 /// replicated, or beyond which it drops them even before.
-const CACHE_LIMIT_BYTES: usize = 16 << 20;
+const CACHE_LIMIT_BYTES: u64 = 16 << 20;
 
 pub(crate) struct GroupStorage {
     group: GroupId,
@@ -29,10 +29,23 @@ pub(crate) struct GroupStorage {
     hard_state: HardState,
     start: LogPosition,
     last: LogPosition,
-    cache: VecDeque<LogEntry>,
-    cache_bytes: usize,
+    cache: VecDeque<Cached>,
     /// Changed when `raft` asks for a snapshot, which it does by a shared reference.
     snapshot: RefCell<Snapshot>,
+}
+
+/// An entry in memory.
+struct Cached {
+    entry: LogEntry,
+    /// Bytes of it and of all that were ever cached before it.
+    end: u64,
+}
+
+impl Cached {
+    /// Bytes of all that were ever cached before it.
+    fn start(&self) -> u64 {
+        self.end - self.entry.size() as u64
+    }
 }
 
 /// The snapshot for replicas that are too far behind for the log.
@@ -64,7 +77,6 @@ impl GroupStorage {
             start: state.start,
             last: state.last,
             cache: VecDeque::new(),
-            cache_bytes: 0,
             snapshot: RefCell::default(),
         }
     }
@@ -112,13 +124,11 @@ impl GroupStorage {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return;
         };
-        while self.cache.back().is_some_and(|entry| entry.index() >= first.index()) {
-            let dropped = self.cache.pop_back().expect("it was just looked at");
-            self.cache_bytes -= dropped.size();
-        }
+        while self.cache.pop_back_if(|last| last.entry.index() >= first.index()).is_some() {}
+        let mut end = self.cache.back().map_or(0, |last| last.end);
         for entry in entries {
-            self.cache_bytes += entry.size();
-            self.cache.push_back(entry.clone());
+            end += entry.size() as u64;
+            self.cache.push_back(Cached { entry: entry.clone(), end });
         }
         self.last = LogPosition { index: last.index(), term: last.term() };
     }
@@ -126,14 +136,30 @@ impl GroupStorage {
     /// Drops cached entries that nobody needs any more: up to `done`, and, if the
     /// cache is over its limit, the oldest durable ones.
     pub(crate) fn evict(&mut self, done: Index, durable: Index) {
+        let end = self.cache.back().map_or(0, |last| last.end);
         while let Some(oldest) = self.cache.front() {
-            let over_limit = self.cache_bytes > CACHE_LIMIT_BYTES && oldest.index() <= durable;
-            if oldest.index() > done && !over_limit {
+            let index = oldest.entry.index();
+            let over_limit = end - oldest.start() > CACHE_LIMIT_BYTES && index <= durable;
+            if index > done && !over_limit {
                 break;
             }
-            self.cache_bytes -= oldest.size();
             self.cache.pop_front();
         }
+        if self.cache.is_empty() {
+            self.cache = VecDeque::new();
+        }
+    }
+
+    /// Bytes of the cached entries after `low`, up to `high`.
+    pub(crate) fn cached_bytes(&self, low: Index, high: Index) -> u64 {
+        let Some(first) = self.cache.front() else { return 0 };
+        let end_of = |index: Index| {
+            let place = index.0.checked_sub(first.entry.index().0);
+            let cached = place.and_then(|place| self.cache.get(place as usize));
+            cached.map(|cached| cached.end)
+        };
+        let high = end_of(high.min(self.last.index)).unwrap_or(first.start());
+        high.saturating_sub(end_of(low).unwrap_or(first.start()))
     }
 
     /// Notes that the log up to `position` is being removed.
@@ -148,7 +174,7 @@ impl GroupStorage {
         high: Index,
         max_bytes: u64,
     ) -> Result<Vec<LogEntry>, LogStoreError> {
-        let Some(first_cached) = self.cache.front().map(LogEntry::index) else {
+        let Some(first_cached) = self.cache.front().map(|first| first.entry.index()) else {
             return self.log.entries(self.group, low, high, max_bytes);
         };
         if low < first_cached {
@@ -159,7 +185,7 @@ impl GroupStorage {
         let count = (high.0 - low.0) as usize;
         let mut entries = Vec::with_capacity(count.min(1024));
         let mut bytes = 0;
-        for entry in self.cache.iter().skip(skip).take(count) {
+        for Cached { entry, .. } in self.cache.iter().skip(skip).take(count) {
             bytes += entry.size() as u64;
             if bytes > max_bytes && !entries.is_empty() {
                 break;

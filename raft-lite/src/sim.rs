@@ -193,6 +193,8 @@ impl Sim {
             promotion_lag_entries: 8,
             // An entry or two a message, for more states in between.
             max_message_bytes: self.climate.max_message_bytes,
+            max_in_flight_bytes: self.climate.max_in_flight_bytes,
+            max_uncommitted_bytes: 4096,
             quiesce_after_ticks: self.climate.quiesce_after_ticks,
             seed: self.seed ^ (self.starts << 32),
             ..Default::default()

@@ -87,6 +87,7 @@ impl Group {
             }
             return;
         }
+        self.limit_in_flight();
         match self.node.propose(Vec::new(), payload.encode_entry()) {
             Ok(()) => {
                 let position =

@@ -33,6 +33,8 @@ pub(super) struct Climate {
     pub(super) crash_in_round: f64,
     /// Bytes of entries in one message, unless a single one has more.
     pub(super) max_message_bytes: u64,
+    /// Bytes of entries under way to a follower.
+    pub(super) max_in_flight_bytes: u64,
     /// Ticks after which an idle group falls asleep; 0 for never.
     pub(super) quiesce_after_ticks: usize,
 }
@@ -58,6 +60,7 @@ impl Climate {
             reboot_asked: *pick(rng, &[0.0, 0.0, 0.0, 0.0, 0.5, 1.0]),
             strike_elected: *pick(rng, &[0.0, 0.0, 0.0, 0.15]),
             max_message_bytes: *pick(rng, &[1, 64]),
+            max_in_flight_bytes: *pick(rng, &[1, 200, 1000]),
             quiesce_after_ticks: *pick(rng, &[0, 1, 3, 10]),
             founders: *pick(rng, &[1, 2, 3, 3, 3, 5]),
         }

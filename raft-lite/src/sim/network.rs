@@ -2,7 +2,7 @@
 //! snapshots takes longer, and may not arrive at all.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -41,6 +41,8 @@ pub(super) struct Network {
     pub(super) nodes: u64,
     /// Messages sent so far that belong to a group.
     pub(super) sent_of_groups: u64,
+    /// Bytes of messages sent so far to each node.
+    pub(super) sent_bytes: BTreeMap<NodeId, usize>,
     /// Sent since messages were last delivered.
     sent: Vec<(NodeId, NodeId, Vec<u8>)>,
     asked: Vec<(NodeId, NodeId, Bytes, FetchReply)>,
@@ -149,6 +151,7 @@ impl Transport for SimTransport {
         let mut network = self.network.lock().unwrap();
         for message in messages {
             network.sent_of_groups += u64::from(message.start_of_node().is_none());
+            *network.sent_bytes.entry(to).or_default() += message.size();
             network.sent.push((self.from, to, message.encode_to_vec()));
         }
     }

@@ -32,6 +32,7 @@ const CALM: Climate = Climate {
     loss: 0.0,
     crash_in_round: 0.0,
     max_message_bytes: 64,
+    max_in_flight_bytes: 1000,
     quiesce_after_ticks: 3,
 };
 
@@ -212,4 +213,52 @@ fn groups_wake_when_a_member_starts_anew_or_falls_silent() {
     let statuses = sim.nodes[&node].statuses(&sim.groups);
     let led: Vec<_> = statuses.iter().filter(|status| status.leader.is_some()).collect();
     assert!(!led.is_empty(), "the leaders did not make themselves known before elections");
+}
+
+#[test]
+fn what_is_under_way_to_a_follower_that_does_not_answer_is_bounded() {
+    let mut sim = Sim::new(13, Climate { quiesce_after_ticks: 0, ..CALM }, 3, 1);
+    sim.settle();
+    let group = sim.groups[0];
+    let (leader, _) = sim.leader(group).unwrap();
+    let others: Vec<NodeId> = sim.nodes.keys().copied().filter(|node| *node != leader).collect();
+    let (deaf, sound) = (others[0], others[1]);
+    sim.network.lock().unwrap().cut(deaf, leader);
+    let sent = |sim: &Sim, to| sim.network.lock().unwrap().sent_bytes[&to];
+    let before = (sent(&sim, deaf), sent(&sim, sound));
+    for _ in 0..30 {
+        for _ in 0..10 {
+            sim.write(group, leader);
+        }
+        (0..3).for_each(|_| sim.step());
+    }
+    assert_eq!(sim.history.lock().refused, 0);
+    let (to_deaf, to_sound) = (sent(&sim, deaf) - before.0, sent(&sim, sound) - before.1);
+    // The limit, and the heartbeats.
+    assert!(to_deaf < 5_000 && to_sound > 8_000, "{to_deaf} and {to_sound} bytes were sent");
+}
+
+#[test]
+fn a_leader_that_can_not_commit_refuses_what_is_too_much_and_recovers() {
+    let mut sim = Sim::new(17, Climate { quiesce_after_ticks: 0, ..CALM }, 3, 1);
+    sim.settle();
+    let group = sim.groups[0];
+    let (leader, _) = sim.leader(group).unwrap();
+    let others: Vec<NodeId> = sim.nodes.keys().copied().filter(|node| *node != leader).collect();
+    sim.network.lock().unwrap().isolate(leader, others.into_iter());
+    let mut proposed = 0;
+    // Well before it notices that it is alone.
+    while sim.history.lock().refused == 0 {
+        assert!(proposed < 1000, "there is no bound");
+        (0..20).for_each(|_| sim.write(group, leader));
+        proposed += 20;
+        sim.step();
+    }
+    sim.network.lock().unwrap().mend();
+    sim.settle();
+    let refused = sim.history.lock().refused;
+    assert!(refused < proposed / 2, "{refused} of {proposed} were refused");
+    sim.write(group, sim.leader(group).unwrap().0);
+    (0..20).for_each(|_| sim.step());
+    assert_eq!(sim.history.lock().refused, refused, "it refuses still");
 }
