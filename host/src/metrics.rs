@@ -65,6 +65,8 @@ pub struct Metrics {
     shards: Vec<ShardGauges>,
     disk_usage: IntGauge,
     memory_usage: IntGauge,
+    disk_free: IntGauge,
+    disk_full: IntGauge,
     peers_connected: IntGaugeVec,
     peers_dropped: IntGaugeVec,
 }
@@ -96,6 +98,14 @@ impl Metrics {
             IntGauge::new("raftkv_storage_disk_usage_bytes", "Bytes of the data folder")?;
         let memory_usage =
             IntGauge::new("raftkv_storage_memory_bytes", "Bytes of memtables and block cache")?;
+        let disk_free = IntGauge::new(
+            "raftkv_storage_disk_free_bytes",
+            "Bytes free on the data folder's disk",
+        )?;
+        let disk_full = IntGauge::new(
+            "raftkv_storage_disk_nearly_full",
+            "1 if the node takes reads and deletes only, for want of room",
+        )?;
         let peers_connected = IntGaugeVec::new(
             Opts::new("raftkv_peer_connected", "1 if there is a connection to the node"),
             &["peer"],
@@ -114,7 +124,9 @@ impl Metrics {
         for vec in [&terms, &commits, &applied, &asleep] {
             registry.register(Box::new(vec.clone()))?;
         }
-        registry.register(Box::new(disk_usage.clone()))?;
+        for gauge in [&disk_usage, &disk_free, &disk_full] {
+            registry.register(Box::new(gauge.clone()))?;
+        }
         registry.register(Box::new(memory_usage.clone()))?;
         let of_kind = |shard: &(String, String), op: &str| Operations {
             ok: totals.with_label_values(&[op, &shard.0, &shard.1, "ok"]),
@@ -135,6 +147,8 @@ impl Metrics {
             registry,
             disk_usage,
             memory_usage,
+            disk_free,
+            disk_full,
             peers_connected,
             peers_dropped,
         })
@@ -177,6 +191,12 @@ impl Metrics {
     pub fn set_storage(&self, disk_bytes: u64, memory_bytes: u64) {
         self.disk_usage.set(disk_bytes.cast_signed());
         self.memory_usage.set(memory_bytes.cast_signed());
+    }
+
+    /// Notes how much room the disk has, and whether that is too little.
+    pub fn set_disk(&self, free_bytes: u64, is_nearly_full: bool) {
+        self.disk_free.set(free_bytes.cast_signed());
+        self.disk_full.set(i64::from(is_nearly_full));
     }
 
     /// Everything counted, and what the Raft log's engine counts, as text.

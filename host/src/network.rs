@@ -185,7 +185,13 @@ impl Network {
 
     /// Commands for a group that another node leads. The answer is an error if the
     /// node does not lead it, or can not be reached.
-    pub fn forward(&self, to: NodeId, group: GroupId, commands: Vec<Command>) -> Forwarding {
+    pub fn forward(
+        &self,
+        to: NodeId,
+        group: GroupId,
+        commands: &[Command],
+        makes_room: bool,
+    ) -> Forwarding {
         let (sender, receiver) = oneshot::channel();
         let Some(peer) = self.peers.get(&to) else {
             let reason = "its leader is not a node of the cluster".to_owned();
@@ -193,7 +199,7 @@ impl Network {
             return Forwarding { receiver, place: None };
         };
         let id = peer.next_request.fetch_add(1, Ordering::Relaxed);
-        let request = wire::forward_request(id, group, &commands);
+        let request = wire::forward_request(id, group, commands, makes_room);
         peer.waiting.lock().insert(id, sender);
         if let Err(error) = peer.outbox.push_request(request) {
             peer.answer(id, Err(error.of_request(&peer.config.node_id)));

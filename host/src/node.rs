@@ -1,5 +1,6 @@
 //! A node: everything constructed and joined. Nothing else constructs.
 
+mod disk;
 mod founding;
 mod identity;
 
@@ -8,7 +9,7 @@ use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc, 
 use raft_lite::{
     EngineLogStore, EngineOptions, LogStoreError, MultiRaft, Parts, StartError, SystemClock,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::AbortHandle};
 
 use crate::{
     api,
@@ -21,6 +22,7 @@ use crate::{
     },
 };
 
+use disk::Disk;
 use founding::PluginFile;
 pub use identity::IdentityError;
 use identity::{DataFolder, Identity};
@@ -52,6 +54,9 @@ pub struct NodeConfig {
     pub limits: RequestLimits,
     /// Settings of the database.
     pub storage: StorageOptions,
+    /// Bytes that have to stay free on the disk, for writes to be taken; 1 GiB or a
+    /// twentieth of the disk, whichever is less, unless given.
+    pub disk_reserve_bytes: Option<u64>,
     /// Settings of the Raft runtime.
     pub raft: raft_lite::Config,
 }
@@ -138,6 +143,7 @@ pub struct Node {
     storage: Arc<Storage>,
     service: Arc<Service>,
     introduction: Introduction,
+    disk_watch: AbortHandle,
     listener: TcpListener,
     address: SocketAddr,
     _folder: DataFolder,
@@ -175,13 +181,17 @@ impl Node {
         let routing = RoutingTable::of(&first_shards, identity.slots);
         let metrics = Metrics::new(&shard_labels(&first_shards))
             .map_err(|error| NodeError::Server(error.to_string()))?;
+        let metrics = Arc::new(metrics);
+        let disk =
+            Disk { folder: config.data_dir.clone(), reserve_bytes: config.disk_reserve_bytes };
+        let disk_watch = disk::watch(disk, Arc::clone(&raft), Arc::clone(&metrics));
         let service = Arc::new(Service::new(ServiceParts {
             raft: Arc::clone(&raft),
             network: Arc::clone(&network),
             machine,
             routing,
             limits: config.limits,
-            metrics: Arc::new(metrics),
+            metrics,
             info: node_info(&config, &identity, address),
             data_folder: config.data_dir,
         }));
@@ -192,6 +202,7 @@ impl Node {
             storage,
             service,
             introduction,
+            disk_watch,
             listener,
             address,
             _folder: folder,
@@ -206,7 +217,7 @@ impl Node {
     /// Serves until `stop` resolves, then answers what is under way and brings
     /// everything to the disk.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-        let Node { raft, network, storage, service, introduction, listener, .. } = self;
+        let Node { raft, network, storage, service, introduction, disk_watch, listener, .. } = self;
         let (peers, streams) = (Arc::clone(&network), Arc::clone(&service));
         let stop = async move {
             stop.await;
@@ -221,6 +232,7 @@ impl Node {
         api::serve(doors, listener, stop)
             .await
             .map_err(|error| NodeError::Server(error.to_string()))?;
+        disk_watch.abort();
         network.stop();
         raft.shutdown();
         storage.flush()?;

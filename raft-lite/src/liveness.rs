@@ -4,13 +4,20 @@
 //! its starts it is: that stands in for the heartbeats of the groups that sleep
 //! (`group/quiescence.rs`). Silence is counted in this node's own ticks, so that a
 //! node which stood still does not take the others for dead.
+//!
+//! It also tells whether its disk is nearly full. As long as that of any member of a
+//! group is, the leader takes nothing that needs space: what it took, all would have
+//! to store.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use parking_lot::RwLock;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
-use crate::types::NodeId;
+use crate::{message::RaftMessage, types::NodeId};
 
 /// A node that was never heard of has been silent for so long.
 const FOR_EVER: usize = usize::MAX;
@@ -20,6 +27,10 @@ const FOR_EVER: usize = usize::MAX;
 pub(crate) struct Liveness {
     /// Tells this start of this node from its others.
     start: u64,
+    /// This node's disk is nearly full.
+    disk_full: AtomicBool,
+    /// Some node's disk is, this one's or another's.
+    any_disk_full: AtomicBool,
     peers: RwLock<BTreeMap<NodeId, PeerLife>>,
 }
 
@@ -30,16 +41,23 @@ pub(crate) struct PeerLife {
     pub(crate) silent_ticks: usize,
     /// The start it said it was.
     pub(crate) start: u64,
+    /// Whether it said that its disk is nearly full.
+    pub(crate) disk_full: bool,
 }
 
 impl Liveness {
     pub(crate) fn new(seed: u64) -> Self {
-        Liveness { start: SmallRng::seed_from_u64(seed).random(), peers: RwLock::default() }
+        Liveness {
+            start: SmallRng::seed_from_u64(seed).random(),
+            disk_full: AtomicBool::new(false),
+            any_disk_full: AtomicBool::new(false),
+            peers: RwLock::default(),
+        }
     }
 
-    /// Which start of this node it is.
-    pub(crate) fn start(&self) -> u64 {
-        self.start
+    /// What this node tells the others.
+    pub(crate) fn sign(&self) -> RaftMessage {
+        RaftMessage::sign_of_life(self.start, self.disk_full.load(Ordering::Relaxed))
     }
 
     /// A tick passes.
@@ -49,9 +67,41 @@ impl Liveness {
         }
     }
 
-    /// A node said that it is alive, and which of its starts it is.
-    pub(crate) fn heard(&self, node: NodeId, start: u64) {
-        self.peers.write().insert(node, PeerLife { silent_ticks: 0, start });
+    /// A node said that it is alive, which of its starts it is, and whether its disk is
+    /// nearly full.
+    pub(crate) fn heard(&self, node: NodeId, (start, disk_full): (u64, bool)) {
+        let mut peers = self.peers.write();
+        peers.insert(node, PeerLife { silent_ticks: 0, start, disk_full });
+        self.look_at_disks(&peers);
+    }
+
+    /// Whether this node's disk is nearly full.
+    pub(crate) fn set_disk_full(&self, disk_full: bool) {
+        self.disk_full.store(disk_full, Ordering::Relaxed);
+        self.look_at_disks(&self.peers.read());
+    }
+
+    fn look_at_disks(&self, peers: &BTreeMap<NodeId, PeerLife>) {
+        let own = self.disk_full.load(Ordering::Relaxed);
+        let any = own || peers.values().any(|peer| peer.disk_full);
+        self.any_disk_full.store(any, Ordering::Relaxed);
+    }
+
+    /// One of these nodes whose disk is nearly full; `own` is this one.
+    pub(crate) fn full_disk(
+        &self,
+        own: NodeId,
+        nodes: impl FnOnce() -> Vec<NodeId>,
+    ) -> Option<NodeId> {
+        if !self.any_disk_full.load(Ordering::Relaxed) {
+            return None;
+        }
+        let peers = self.peers.read();
+        let is_full = |node: &NodeId| match peers.get(node) {
+            _ if *node == own => self.disk_full.load(Ordering::Relaxed),
+            peer => peer.is_some_and(|peer| peer.disk_full),
+        };
+        nodes().into_iter().find(is_full)
     }
 
     /// Ticks since a node was last heard.

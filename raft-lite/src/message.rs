@@ -146,14 +146,17 @@ impl RaftMessage {
         }
     }
 
-    /// Says that a node is alive, and which of its starts it is.
-    pub(crate) fn sign_of_life(start: u64) -> Self {
-        RaftMessage { kind: SIGN_OF_LIFE, round: start, ..Default::default() }
+    /// Says that a node is alive, which of its starts it is, and whether its disk is
+    /// nearly full, so that it should be given no more than it must.
+    pub(crate) fn sign_of_life(start: u64, disk_full: bool) -> Self {
+        let kind = SIGN_OF_LIFE;
+        RaftMessage { kind, round: start, reject: disk_full, ..Default::default() }
     }
 
-    /// The start of its node that the message tells, if it is a sign of life.
-    pub(crate) fn start_of_node(&self) -> Option<u64> {
-        (self.kind == SIGN_OF_LIFE).then_some(self.round)
+    /// What a sign of life says: the start of its node, and whether its disk is nearly
+    /// full.
+    pub(crate) fn life(&self) -> Option<(u64, bool)> {
+        (self.kind == SIGN_OF_LIFE).then_some((self.round, self.reject))
     }
 
     /// Tells replica `to` that it was removed from its group.

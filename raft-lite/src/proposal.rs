@@ -28,6 +28,8 @@ pub struct Proposal {
     pub group: GroupId,
     /// The commands, not empty.
     pub commands: Vec<Command>,
+    /// Whether they only remove: such are taken even while a disk is nearly full.
+    pub makes_room: bool,
     /// Who is told the outcome.
     pub reply: ProposalReply,
 }
@@ -47,6 +49,12 @@ pub enum RequestError {
     /// Too much is waiting already. Nothing happened.
     #[error("too many requests are waiting")]
     Overloaded,
+    /// The disk of a member of the group is nearly full. Nothing happened.
+    #[error("the disk of node number {node} is nearly full")]
+    DiskFull {
+        /// The node.
+        node: NodeId,
+    },
     /// This node has no working replica of the group. Nothing happened.
     #[error("the group can not be served by this node: {0}")]
     Unavailable(String),
@@ -97,6 +105,7 @@ impl Drop for Permit {
 pub(crate) struct PendingProposal {
     pub(crate) group: GroupId,
     pub(crate) commands: Vec<Command>,
+    pub(crate) makes_room: bool,
     pub(crate) reply: PendingReply,
 }
 

@@ -79,6 +79,7 @@ pub struct MultiRaft {
     registry: Arc<Registry>,
     budget: Arc<Budget>,
     clock: Arc<dyn Clock>,
+    liveness: Arc<Liveness>,
     /// Appliers drop what is left in their queues.
     stopping: Arc<AtomicBool>,
     /// Workers first, then appliers: the order in which they end.
@@ -102,12 +103,13 @@ impl MultiRaft {
             registry: Arc::default(),
             budget,
             clock: Arc::clone(&parts.clock),
+            liveness: Arc::new(Liveness::new(config.seed)),
             stopping: Arc::default(),
             threads: Mutex::default(),
         };
         let (queues, appliers) = runtime.start_appliers(config.appliers, &parts.state_machine)?;
         let parts = WorkerParts {
-            liveness: Arc::new(Liveness::new(config.seed)),
+            liveness: Arc::clone(&runtime.liveness),
             log: parts.log,
             state_machine: parts.state_machine,
             transport: parts.transport,
@@ -174,7 +176,7 @@ impl MultiRaft {
 
     /// Proposes commands; see [`ProposalReply`](crate::ProposalReply).
     pub fn propose(&self, proposal: Proposal) {
-        let Proposal { group, commands, reply } = proposal;
+        let Proposal { group, commands, makes_room, reply } = proposal;
         assert!(!commands.is_empty(), "a proposal has at least one command");
         if let Some(error) = self.refusal(group) {
             return reply(Err(error));
@@ -184,7 +186,7 @@ impl MultiRaft {
             return reply(Err(RequestError::Overloaded));
         };
         let reply = PendingReply::new(reply, permit);
-        self.send(group, Input::Propose(PendingProposal { group, commands, reply }));
+        self.send(group, Input::Propose(PendingProposal { group, commands, makes_room, reply }));
     }
 
     /// Asks for a linearizable read; see [`ReadReply`](crate::ReadReply).
@@ -238,6 +240,13 @@ impl MultiRaft {
     /// knows of are gone.
     pub fn remove_replica(&self, group: GroupId, replica: ReplicaId) {
         self.send(group, Input::Remove(group, replica));
+    }
+
+    /// Says whether this node's disk is nearly full. As long as it is, the groups that
+    /// have a replica here take only what makes room, wherever they are led; others
+    /// are answered with [`RequestError::DiskFull`].
+    pub fn set_disk_full(&self, disk_full: bool) {
+        self.liveness.set_disk_full(disk_full);
     }
 
     /// All groups that have a replica on this node.

@@ -263,8 +263,8 @@ impl Worker {
 
     /// Takes in a message from another node.
     fn receive(&mut self, from: NodeId, message: RaftMessage) {
-        if let Some(start) = message.start_of_node() {
-            return self.parts.liveness.heard(from, start);
+        if let Some(life) = message.life() {
+            return self.parts.liveness.heard(from, life);
         }
         let (id, to) = (message.group(), message.to());
         let Some(slot) = self.groups.get_mut(&id) else {
@@ -423,7 +423,7 @@ impl Worker {
             liveness.tick();
             if self.ticks.is_multiple_of(config.heartbeat_ticks as u64) {
                 for node in transport.peers() {
-                    transport.send(node, vec![RaftMessage::sign_of_life(liveness.start())]);
+                    transport.send(node, vec![liveness.sign()]);
                 }
             }
         }

@@ -5,7 +5,7 @@
 //! outlives the test. [`http`], [`grpc`] and [`cli`] are the doors besides the
 //! client library. [`Cluster`] is several nodes, perhaps with a [`Proxy`] in each
 //! link between two of them. [`Load`] writes without pause and knows afterwards
-//! what must be there.
+//! what must be there; [`History`] knows whether what clients saw is linearizable.
 //!
 //! The programs are built once for each test process, with the profile of the
 //! running test. Environment:
@@ -23,6 +23,7 @@ pub mod cli;
 mod cluster;
 pub mod files;
 pub mod grpc;
+mod history;
 pub mod http;
 mod load;
 mod node;
@@ -33,6 +34,7 @@ mod wait;
 
 pub use binaries::binary;
 pub use cluster::{Cluster, ClusterOptions};
+pub use history::History;
 pub use load::{Load, LoadOptions, Tally};
 pub use node::{Node, NodeOptions};
 pub use port::ReservedPort;

@@ -100,7 +100,7 @@ impl Reader {
     }
 
     fn propose(&self, request: ForwardRequest) {
-        let ForwardRequest { id, group, commands } = request;
+        let ForwardRequest { id, group, commands, makes_room } = request;
         let outbox = Arc::clone(&self.outbox);
         let reply = Box::new(move |result| {
             // Without room the other node is told nothing, and gives up in time.
@@ -108,7 +108,8 @@ impl Reader {
         });
         match wire::commands(commands) {
             Some(commands) => {
-                self.raft.propose(Proposal { group: GroupId(group), commands, reply });
+                let group = GroupId(group);
+                self.raft.propose(Proposal { group, commands, makes_room, reply });
             }
             None => {
                 let reason = "the forwarded commands can not be read".to_owned();

@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     fn request(id: u64, bytes: usize) -> ForwardRequest {
-        ForwardRequest { id, group: 1, commands: vec![vec![0; bytes].into()] }
+        ForwardRequest { id, group: 1, commands: vec![vec![0; bytes].into()], makes_room: false }
     }
 
     fn message(kind: i32, context: usize) -> RaftMessage {

@@ -11,9 +11,14 @@ use raft_lite::{
 
 use super::Forwarded;
 
-pub(super) fn forward_request(id: u64, group: GroupId, commands: &[Command]) -> ForwardRequest {
+pub(super) fn forward_request(
+    id: u64,
+    group: GroupId,
+    commands: &[Command],
+    makes_room: bool,
+) -> ForwardRequest {
     let commands = commands.iter().map(|command| Bytes::from(command.encode_to_vec())).collect();
-    ForwardRequest { id, group: group.0, commands }
+    ForwardRequest { id, group: group.0, commands, makes_room }
 }
 
 /// The commands of a request; `None` if one can not be read, or there are none.
@@ -64,27 +69,29 @@ fn outcome_from_wire(outcome: v1::CommandOutcome) -> Option<CommandOutcome> {
 }
 
 fn error_to_wire(error: RequestError) -> v1::ForwardError {
-    let (kind, message, leader) = match error {
+    let (kind, message, node) = match error {
         RequestError::NotLeader { leader } => {
             (Kind::NotLeader, String::new(), leader.map_or(0, |node| node.0))
         }
         RequestError::Overloaded => (Kind::Overloaded, String::new(), 0),
+        RequestError::DiskFull { node } => (Kind::DiskFull, String::new(), node.0),
         RequestError::Unavailable(reason) | RequestError::Refused(reason) => {
             (Kind::Unavailable, reason, 0)
         }
         RequestError::OutcomeUnknown(reason) => (Kind::OutcomeUnknown, reason, 0),
         RequestError::Stopping => (Kind::Stopping, String::new(), 0),
     };
-    v1::ForwardError { kind: kind as i32, message, leader }
+    v1::ForwardError { kind: kind as i32, message, node }
 }
 
 fn error_from_wire(error: v1::ForwardError) -> RequestError {
     match error.kind() {
         Kind::NotLeader => {
-            let leader = (error.leader != 0).then_some(NodeId(error.leader));
+            let leader = (error.node != 0).then_some(NodeId(error.node));
             RequestError::NotLeader { leader }
         }
         Kind::Overloaded => RequestError::Overloaded,
+        Kind::DiskFull => RequestError::DiskFull { node: NodeId(error.node) },
         Kind::Unavailable => RequestError::Unavailable(error.message),
         Kind::Stopping => RequestError::OutcomeUnknown("the leader's node is stopping".to_owned()),
         Kind::OutcomeUnknown | Kind::Unspecified => RequestError::OutcomeUnknown(error.message),
@@ -108,6 +115,7 @@ mod tests {
             RequestError::NotLeader { leader: Some(NodeId(3)) },
             RequestError::NotLeader { leader: None },
             RequestError::Overloaded,
+            RequestError::DiskFull { node: NodeId(3) },
             RequestError::Unavailable("gone".into()),
             RequestError::OutcomeUnknown("who knows".into()),
         ] {
@@ -118,7 +126,7 @@ mod tests {
     #[test]
     fn commands_survive_the_wire_and_garbage_does_not() {
         let command = Command { slot: 3, session: 4, payload: "x".into(), ..Default::default() };
-        let request = forward_request(1, GroupId(2), std::slice::from_ref(&command));
+        let request = forward_request(1, GroupId(2), std::slice::from_ref(&command), false);
         assert_eq!(commands(request.commands), Some(vec![command]));
         assert_eq!(commands(vec![]), None);
         assert_eq!(commands(vec![Bytes::from_static(b"\xff\xff")]), None);

@@ -64,6 +64,17 @@ pub enum ServiceError {
         /// What is used up.
         resource: String,
     },
+    /// A disk is nearly full. Nothing happened.
+    #[error(
+        "the disk of node {node} is nearly full: shard {shard} takes reads and deletes only; free \
+         space there, or move the replica away"
+    )]
+    DiskFull {
+        /// The shard.
+        shard: String,
+        /// The node.
+        node: String,
+    },
     /// Whether the write took effect is not known.
     #[error("the outcome is unknown: {reason}")]
     OutcomeUnknown {
@@ -113,14 +124,19 @@ impl ServiceError {
         ))
     }
 
+    /// `node` is the id and address of the one that the error names.
     pub(super) fn of_request(
         error: RequestError,
         shard: &str,
-        leader: Option<(String, String)>,
+        node: Option<(String, String)>,
     ) -> Self {
         let shard = shard.to_owned();
         match error {
-            RequestError::NotLeader { .. } => ServiceError::NotLeader { shard, leader },
+            RequestError::NotLeader { .. } => ServiceError::NotLeader { shard, leader: node },
+            RequestError::DiskFull { node: number } => {
+                let node = node.map_or_else(|| number.to_string(), |(id, _)| id);
+                ServiceError::DiskFull { shard, node }
+            }
             RequestError::Overloaded => {
                 ServiceError::ResourceExhausted { resource: format!("queue of shard {shard}") }
             }

@@ -25,17 +25,20 @@ const PROPOSAL_BYTES: usize = 1 << 20;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
+/// A command, and whether it only removes.
+type Proposed = (Command, bool);
+
 /// Cuts commands into proposals of bounded size; a large one goes alone.
-fn proposals(commands: impl Iterator<Item = Command>) -> Vec<Vec<Command>> {
+fn proposals(commands: impl Iterator<Item = Proposed>) -> Vec<Vec<Proposed>> {
     let mut proposals = Vec::new();
-    let mut current = Vec::new();
+    let mut current: Vec<Proposed> = Vec::new();
     let mut bytes = 0;
     for command in commands {
-        if !current.is_empty() && bytes + command.size() > PROPOSAL_BYTES {
+        if !current.is_empty() && bytes + command.0.size() > PROPOSAL_BYTES {
             proposals.push(std::mem::take(&mut current));
             bytes = 0;
         }
-        bytes += command.size();
+        bytes += command.0.size();
         current.push(command);
     }
     if !current.is_empty() {
@@ -44,8 +47,8 @@ fn proposals(commands: impl Iterator<Item = Command>) -> Vec<Vec<Command>> {
     proposals
 }
 
-fn command(item: Item) -> Command {
-    let Item { slot, payload, once } = item;
+fn command(item: Item) -> Proposed {
+    let Item { slot, payload, once, makes_room } = item;
     let mut command = Command { slot: slot.0, payload, ..Default::default() };
     if let Some(once) = once {
         command.session = once.session;
@@ -53,7 +56,7 @@ fn command(item: Item) -> Command {
         command.not_after_ms = once.not_after_ms;
         command.acked_below = once.acked_below;
     }
-    command
+    (command, makes_room)
 }
 
 /// Pauses that grow from one to the next.
@@ -83,9 +86,30 @@ impl Service {
         let deadline = Instant::now() + self.limits.timeout;
         let count = items.len();
         let mut replies: Vec<Reply> = Vec::with_capacity(count);
-        for commands in proposals(items.into_iter().map(command)) {
-            match self.propose_one(route, commands, deadline, options).await {
+        for proposed in proposals(items.into_iter().map(command)) {
+            let makes_room = proposed.iter().all(|(_, makes_room)| *makes_room);
+            let (commands, which): (Vec<Command>, Vec<bool>) = proposed.into_iter().unzip();
+            match self.propose_one(route, &commands, makes_room, deadline, options).await {
                 Ok(outcomes) => replies.extend(outcomes.into_iter().map(|o| reply(o, route))),
+                Err(error @ ServiceError::DiskFull { .. }) => {
+                    // None took effect. Those that make room need not wait for the others.
+                    let removing = commands.into_iter().zip(&which).filter(|(_, which)| **which);
+                    let removing: Vec<Command> = removing.map(|(command, _)| command).collect();
+                    let mut removed = match removing.is_empty() || makes_room {
+                        true => Vec::new(),
+                        false => {
+                            self.propose_one(route, &removing, true, deadline, options).await?
+                        }
+                    }
+                    .into_iter();
+                    let mut next =
+                        move |makes_room: bool| if makes_room { removed.next() } else { None };
+                    let outcome = |makes_room: bool| match next(makes_room) {
+                        Some(outcome) => reply(outcome, route),
+                        None => Err(error.clone()),
+                    };
+                    replies.extend(which.into_iter().map(outcome));
+                }
                 Err(error) => {
                     // What comes after it must not take effect before it.
                     replies.resize(count, Err(error));
@@ -100,14 +124,15 @@ impl Service {
     async fn propose_one(
         &self,
         route: &ShardRoute,
-        commands: Vec<Command>,
+        commands: &[Command],
+        makes_room: bool,
         deadline: Instant,
         options: CallOptions,
     ) -> Result<Vec<CommandOutcome>, ServiceError> {
         let mut pauses = Pauses::new();
         let mut target = self.raft.leader(route.group).or_else(|| self.anybody(route));
         loop {
-            let asking = self.ask(target, route, &commands, options);
+            let asking = self.ask(target, route, commands, makes_room, options);
             let Ok(result) = timeout_at(deadline.into(), asking).await else {
                 let reason = format!("no answer from shard {} in time", route.name);
                 return Err(ServiceError::OutcomeUnknown { reason });
@@ -150,19 +175,22 @@ impl Service {
         target: Option<NodeId>,
         route: &ShardRoute,
         commands: &[Command],
+        makes_room: bool,
         options: CallOptions,
     ) -> Result<Vec<CommandOutcome>, RequestError> {
         if options.direct && self.machine.shard(route.group).is_none() {
             return Err(RequestError::NotLeader { leader: target });
         }
-        let commands = commands.to_vec();
         match target.filter(|node| *node != self.info.number && !options.direct) {
-            Some(node) => self.network.forward(node, route.group, commands).outcome().await,
+            Some(node) => {
+                self.network.forward(node, route.group, commands, makes_room).outcome().await
+            }
             None => {
                 let (sender, receiver) = oneshot::channel();
                 self.raft.propose(Proposal {
                     group: route.group,
-                    commands,
+                    commands: commands.to_vec(),
+                    makes_room,
                     // The receiver may have given up.
                     reply: Box::new(move |result| drop(sender.send(result))),
                 });
@@ -172,11 +200,13 @@ impl Service {
     }
 
     pub(super) fn request_error(&self, error: RequestError, route: &ShardRoute) -> ServiceError {
-        let leader = match &error {
-            RequestError::NotLeader { leader: Some(node) } => self.node_at(*node),
+        let node = match &error {
+            RequestError::NotLeader { leader: Some(node) } | RequestError::DiskFull { node } => {
+                self.node_at(*node)
+            }
             _ => None,
         };
-        ServiceError::of_request(error, &route.name, leader)
+        ServiceError::of_request(error, &route.name, node)
     }
 
     /// Id and address of a node.

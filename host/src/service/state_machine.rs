@@ -50,6 +50,8 @@ pub(super) struct Item {
     pub(super) slot: Slot,
     pub(super) payload: Bytes,
     pub(super) once: Option<Once>,
+    /// It only removes, so that it is taken even while a disk is nearly full.
+    pub(super) makes_room: bool,
 }
 
 /// Requests of one kind for one shard, with their places among all.
@@ -118,7 +120,8 @@ impl Service {
         let started = Instant::now();
         check_once(one.once)?;
         let (slot, route) = self.routing.route(key)?;
-        let item = Item { slot, payload: one.payload, once: one.once };
+        let makes_room = operation == OperationKind::Delete;
+        let item = Item { slot, payload: one.payload, once: one.once, makes_room };
         let replies = self.run_on_shard(one.kind, route, vec![item], options).await;
         let reply = replies.and_then(|mut replies| {
             replies.pop().unwrap_or_else(|| Err(ServiceError::Internal("no reply".to_owned())))
@@ -173,7 +176,9 @@ impl Service {
                 });
                 *group.counts.entry(request.operation).or_default() += 1;
                 group.places.push(place);
-                group.items.push(Item { slot, payload: request.payload, once: request.once });
+                let makes_room = request.operation == OperationKind::Delete;
+                let Request { payload, once, .. } = request;
+                group.items.push(Item { slot, payload, once, makes_room });
                 Ok(())
             });
             if let Err(error) = routed {

@@ -12,14 +12,26 @@ use crate::{
     entry::{Command, EntryKind, Payload},
     proposal::{PendingProposal, PendingRead, RequestError},
     round::Round,
-    types::{Index, LogPosition, Term},
+    types::{Index, LogPosition, NodeId, Term},
 };
 
 impl Group {
     /// Accepts commands; they are proposed when the round is collected.
     pub(crate) fn propose(&mut self, proposal: PendingProposal) {
+        if !proposal.makes_room
+            && self.is_leader()
+            && let Some(node) = self.full_disk()
+        {
+            return proposal.reply.send(Err(RequestError::DiskFull { node }));
+        }
         self.rouse();
         self.proposals.push(proposal);
+    }
+
+    /// A node of a member whose disk is nearly full.
+    fn full_disk(&self) -> Option<NodeId> {
+        let own = self.node_of(self.shared.replica)?;
+        self.liveness.full_disk(own, || self.membership.members().into_values().collect())
     }
 
     /// Accepts a linearizable read.

@@ -112,6 +112,15 @@ fn start() -> Fixture {
 
 impl Fixture {
     fn propose(&self, group: u64, payloads: &[&'static [u8]]) -> mpsc::Receiver<Answer> {
+        self.propose_what(false, group, payloads)
+    }
+
+    fn propose_what(
+        &self,
+        makes_room: bool,
+        group: u64,
+        payloads: &[&'static [u8]],
+    ) -> mpsc::Receiver<Answer> {
         let (sender, receiver) = mpsc::channel();
         let command = |payload: &&'static [u8]| Command {
             payload: Bytes::from_static(payload),
@@ -120,6 +129,7 @@ impl Fixture {
         self.raft.propose(Proposal {
             group: GroupId(group),
             commands: payloads.iter().map(command).collect(),
+            makes_room,
             reply: Box::new(move |answer| drop(sender.send(answer))),
         });
         receiver
@@ -201,6 +211,22 @@ fn what_exceeds_the_budget_is_refused_at_once() {
     assert!(let_in.count() >= 5);
     let after = fixture.propose(1, &[b"x"]).recv_timeout(PATIENCE).unwrap();
     assert_eq!(after, echo(&[b"x"]));
+}
+
+#[test]
+fn while_the_disk_is_nearly_full_only_what_makes_room_is_taken() {
+    let fixture = start();
+    let answer = |makes_room| {
+        let waiting = fixture.propose_what(makes_room, 1, &[b"x"]);
+        waiting.recv_timeout(PATIENCE).unwrap()
+    };
+    assert_eq!(answer(false), echo(&[b"x"]));
+    fixture.raft.set_disk_full(true);
+    assert_eq!(answer(false), Err(RequestError::DiskFull { node: NodeId(1) }));
+    assert_eq!(answer(true), echo(&[b"x"]));
+    assert!(fixture.read(1).is_ok());
+    fixture.raft.set_disk_full(false);
+    assert_eq!(answer(false), echo(&[b"x"]));
 }
 
 #[test]

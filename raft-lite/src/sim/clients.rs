@@ -77,7 +77,10 @@ impl Sim {
             ..Default::default()
         };
         let (commands, reply) = (vec![command], pending(reply));
-        self.hand(node, Input::Propose(PendingProposal { group, commands, reply }));
+        self.hand(
+            node,
+            Input::Propose(PendingProposal { group, commands, makes_room: false, reply }),
+        );
     }
 
     /// Asks for a linearizable read at some node.

@@ -150,7 +150,7 @@ impl Transport for SimTransport {
     fn send(&self, to: NodeId, messages: Vec<RaftMessage>) {
         let mut network = self.network.lock().unwrap();
         for message in messages {
-            network.sent_of_groups += u64::from(message.start_of_node().is_none());
+            network.sent_of_groups += u64::from(message.life().is_none());
             *network.sent_bytes.entry(to).or_default() += message.size();
             network.sent.push((self.from, to, message.encode_to_vec()));
         }

@@ -5,9 +5,12 @@
 
 mod birth;
 mod counter;
+mod disk;
 mod doors;
 mod kills;
 mod members;
 mod once;
 mod partitions;
+mod pauses;
+mod sleep;
 mod strangers;

@@ -64,6 +64,10 @@ fn code_and_detail(error: ServiceError) -> (Code, Option<Detail>) {
             let detail = v1::ResourceExhausted { resource };
             (Code::ResourceExhausted, Some(Detail::ResourceExhausted(detail)))
         }
+        ServiceError::DiskFull { node, .. } => {
+            let detail = v1::ResourceExhausted { resource: format!("disk of node {node}") };
+            (Code::ResourceExhausted, Some(Detail::ResourceExhausted(detail)))
+        }
         ServiceError::OtherPlugin { .. } => (Code::FailedPrecondition, None),
         ServiceError::OutcomeUnknown { .. } => (Code::DeadlineExceeded, None),
         ServiceError::Internal(_) => (Code::Internal, None),

@@ -49,6 +49,9 @@ impl From<ServiceError> for ApiError {
             ServiceError::ResourceExhausted { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "resource_exhausted")
             }
+            ServiceError::DiskFull { .. } => {
+                (StatusCode::INSUFFICIENT_STORAGE, "resource_exhausted")
+            }
             ServiceError::OutcomeUnknown { .. } => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown"),
             ServiceError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };

@@ -105,6 +105,7 @@ struct Limits {
 struct Storage {
     memtable_bytes: Option<usize>,
     block_cache_bytes: Option<usize>,
+    disk_reserve_bytes: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -165,6 +166,7 @@ impl Settings {
             plugin: arguments.plugin.or(file.plugin),
             limits: limits(&file.limits)?,
             storage: storage(&file.storage),
+            disk_reserve_bytes: file.storage.disk_reserve_bytes,
             raft: raft(&file.raft)?,
         };
         let log = arguments.log.or(file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned());
