@@ -80,6 +80,8 @@ async fn a_node_whose_disk_is_nearly_full_ends_writes_but_no_reads_and_deletes()
     assert!(matches!(kinds[0], operation_result::Result::Error(_)), "{kinds:?}");
     assert!(matches!(kinds[1], operation_result::Result::Delete(_)), "{kinds:?}");
 
+    // The space is free once nobody has the file open.
+    drop(taken);
     fs::remove_file(&ballast).unwrap();
     eventually("writes to be taken again", NOTICED_WITHIN, async || {
         first.put(put("k0")).await.ok()
