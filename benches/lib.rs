@@ -3,6 +3,7 @@
 //! natively on the same storage.
 
 mod native;
+mod replicas;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -18,6 +19,7 @@ use raft_lite::{
 };
 
 pub use native::NativeMachine;
+pub use replicas::{Replicas, read};
 
 /// Slots of the one shard.
 pub const SLOTS: u32 = 256;
@@ -28,12 +30,23 @@ pub const GROUP: GroupId = GroupId(1);
 pub struct Fixture {
     /// The machine.
     pub machine: Arc<Machine>,
+    /// Its snapshots.
+    pub snapshots: Arc<SnapshotFolders>,
     _folder: tempfile::TempDir,
 }
 
 impl Fixture {
-    /// An empty one, in a folder that goes with it.
+    /// One whose shard is empty, in a folder that goes with it.
     pub fn new() -> Self {
+        Fixture::with_shard(true)
+    }
+
+    /// One without the shard.
+    pub fn empty() -> Self {
+        Fixture::with_shard(false)
+    }
+
+    fn with_shard(has_shard: bool) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let storage = open_storage(&folder.path().join("state"));
         let threads = Threads { appliers: 1, servers: 1 };
@@ -44,8 +57,8 @@ impl Fixture {
         let plugin = plugins
             .add(DEFAULT_PLUGIN, Path::new("the embedded plugin"))
             .expect("the embedded plugin can be used");
-        let machine =
-            Machine::open(storage, plugins, snapshots, threads).expect("a new machine opens");
+        let machine = Machine::open(storage, plugins, Arc::clone(&snapshots), threads)
+            .expect("a new machine opens");
         let all = SlotRange { start: Slot(0), end: Slot(SLOTS) };
         let record = ShardRecord {
             group: GROUP,
@@ -60,8 +73,9 @@ impl Fixture {
             started: true,
             applied_by_snapshot: false,
         };
-        machine.create(vec![record]).expect("a shard can be made");
-        Fixture { machine: Arc::new(machine), _folder: folder }
+        let shards = if has_shard { vec![record] } else { Vec::new() };
+        machine.create(shards).expect("a shard can be made");
+        Fixture { machine: Arc::new(machine), snapshots, _folder: folder }
     }
 }
 
@@ -88,7 +102,7 @@ pub struct PutLog {
 impl PutLog {
     /// Puts of `value_bytes` over `keys` keys.
     pub fn new(keys: u64, value_bytes: usize) -> Self {
-        let value = (0..value_bytes).map(|i| (i * 131) as u8).collect();
+        let value = vec![0; value_bytes];
         PutLog { next: INITIAL_POSITION.index.next(), keys, state: 1, value }
     }
 
@@ -105,6 +119,14 @@ impl PutLog {
 
     fn command(&mut self) -> Command {
         let key = self.next_key();
+        // Values that do not compress: the worst case.
+        let mut noise = self.state;
+        for chunk in self.value.chunks_mut(8) {
+            noise ^= noise << 13;
+            noise ^= noise >> 7;
+            noise ^= noise << 17;
+            chunk.copy_from_slice(&noise.to_le_bytes()[..chunk.len()]);
+        }
         let put = Put { key: &key, value: &self.value, expected: None };
         let payload = Bytes::from(KvCommand::Put(put).encode());
         Command { slot: slot_of(&key, SLOTS).0, payload, ..Command::default() }
