@@ -101,7 +101,7 @@ pub struct Machine {
 /// How many threads of each kind use the machine at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Threads {
-    /// Threads that apply entries.
+    /// Threads that apply entries, besides the one for what takes long.
     pub appliers: usize,
     /// Threads that serve requests.
     pub servers: usize,
@@ -110,7 +110,7 @@ pub struct Threads {
 impl Threads {
     /// Plugin executors that so many threads need.
     pub fn executors(&self) -> usize {
-        self.appliers + 2 * self.servers
+        self.appliers + 1 + 2 * self.servers
     }
 }
 
@@ -130,7 +130,7 @@ impl Machine {
             snapshots,
             storage,
             shards: RwLock::default(),
-            appliers: pool(threads.appliers),
+            appliers: pool(threads.appliers + 1),
             inline_readers: pool(threads.servers),
             long_readers: pool(threads.servers),
             plugins,

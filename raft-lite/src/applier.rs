@@ -4,6 +4,11 @@
 //! machine as one batch, and only then answers. A group belongs to one applier,
 //! so its entries stay in order, and a read queued behind entries is answered
 //! after them.
+//!
+//! What may take long goes to a thread of its own, so that it holds up no other
+//! group: snapshots that are installed, replicas that are removed, and *structural*
+//! entries, which change a group itself and have to be on disk before they count. The
+//! worker hands over nothing more of the group meanwhile.
 
 use std::{
     collections::BTreeMap,
@@ -41,6 +46,8 @@ pub(crate) enum ApplyTask {
         replies: Vec<EntryReplies>,
         /// Their share of the group's backlog.
         bytes: usize,
+        /// It is one structural entry.
+        structural: bool,
     },
     /// Answer these reads: all entries they must see are ahead in the queue.
     Reads { group: Arc<GroupShared>, reads: Vec<PendingRead> },
@@ -79,6 +86,15 @@ impl ApplyTask {
         }
     }
 
+    /// Whether it may take so long that it must not hold up other groups.
+    fn is_long(&self) -> bool {
+        match self {
+            ApplyTask::Entries { structural, .. } => *structural,
+            ApplyTask::Reads { .. } => false,
+            ApplyTask::Install { .. } | ApplyTask::Destroy { .. } => true,
+        }
+    }
+
     pub(crate) fn group(&self) -> GroupId {
         match self {
             ApplyTask::Entries { group, .. } | ApplyTask::Reads { group, .. } => group.group,
@@ -108,26 +124,35 @@ impl Applier {
         Applier { state_machine, notify }
     }
 
-    /// Does everything that has queued up, entries of all groups as one batch.
-    pub(crate) fn run(&self, tasks: Vec<ApplyTask>) {
+    /// Does everything that has queued up, entries of all groups as one batch. What may
+    /// take long is put aside, once what comes before it is done.
+    pub(crate) fn run(&self, tasks: Vec<ApplyTask>, mut aside: impl FnMut(ApplyTask)) {
         let mut batch = Vec::new();
         for task in tasks {
-            match task {
-                ApplyTask::Install { group, replica, snapshot, fetched } => {
-                    self.run_batch(mem::take(&mut batch));
-                    let installed =
-                        self.state_machine.install_snapshot(group, replica, &snapshot, &fetched);
-                    (self.notify)(Notice::Installed(group, installed));
-                }
-                ApplyTask::Destroy { group, replica } => {
-                    self.run_batch(mem::take(&mut batch));
-                    let destroyed = self.state_machine.destroy_replica(group, replica);
-                    (self.notify)(Notice::Destroyed(group, destroyed));
-                }
-                task => batch.push(task),
+            if task.is_long() {
+                self.run_batch(mem::take(&mut batch));
+                aside(task);
+            } else {
+                batch.push(task);
             }
         }
         self.run_batch(batch);
+    }
+
+    /// Does what was put aside.
+    pub(crate) fn run_long(&self, task: ApplyTask) {
+        match task {
+            ApplyTask::Install { group, replica, snapshot, fetched } => {
+                let installed =
+                    self.state_machine.install_snapshot(group, replica, &snapshot, &fetched);
+                (self.notify)(Notice::Installed(group, installed));
+            }
+            ApplyTask::Destroy { group, replica } => {
+                let destroyed = self.state_machine.destroy_replica(group, replica);
+                (self.notify)(Notice::Destroyed(group, destroyed));
+            }
+            task => self.run_batch(vec![task]),
+        }
     }
 
     fn run_batch(&self, tasks: Vec<ApplyTask>) {
@@ -139,7 +164,7 @@ impl Applier {
         let mut touched = BTreeMap::new();
         for task in tasks {
             match task {
-                ApplyTask::Entries { group, entries, replies, bytes } => {
+                ApplyTask::Entries { group, entries, replies, bytes, .. } => {
                     touched.insert(group.group, Arc::clone(&group));
                     add_entries(&mut batch, group, entries, replies, bytes);
                 }

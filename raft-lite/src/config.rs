@@ -48,6 +48,9 @@ pub struct Config {
     /// Bytes of a group's log that are kept for replicas which lag behind; those
     /// further behind are given a snapshot.
     pub log_bytes_for_laggards: usize,
+    /// Bytes of a group's log that are kept while a snapshot is being made or given:
+    /// whoever gets it has to catch up by the log from there.
+    pub log_bytes_for_snapshots: usize,
     /// Entries that a learner may lag behind and be made a voter.
     pub promotion_lag_entries: u64,
     /// Ticks without anything to do after which a group falls asleep; 0 for never.
@@ -74,6 +77,7 @@ impl Default for Config {
             max_in_flight_bytes: 32 << 20,
             max_uncommitted_bytes: 64 << 20,
             log_bytes_for_laggards: 64 << 20,
+            log_bytes_for_snapshots: 1 << 30,
             promotion_lag_entries: 1024,
             quiesce_after_ticks: 60,
             seed: 0,

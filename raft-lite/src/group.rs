@@ -154,10 +154,13 @@ pub(crate) struct Group {
     /// Last index handed to the applier, and last index there is to hand over.
     handed: Index,
     committed: Index,
+    /// The last structural entry handed over: nothing after it is before it is applied.
+    structural: Index,
     /// Up to where no replica needs the log, or is spared having to be given a
     /// snapshot.
     replicated_by_all: Index,
     retention: Retention,
+    retention_for_snapshots: Retention,
 
     /// The snapshot that is being fetched for this replica; 0 if none is.
     installing: Index,
@@ -242,8 +245,10 @@ impl Group {
             confirmed: Vec::new(),
             handed: applied,
             committed: applied,
+            structural: Index(0),
             replicated_by_all: Index(0),
             retention: Retention::new(config.log_bytes_for_laggards),
+            retention_for_snapshots: Retention::new(config.log_bytes_for_snapshots),
             installing: Index(0),
             installers: BTreeMap::new(),
             control: Vec::new(),
@@ -408,7 +413,8 @@ impl Group {
         }
         let ticked = self.node.tick();
         self.after_step();
-        Ok(ticked || self.hard_state() != self.written || self.has_more())
+        let has_work = self.hard_state() != self.written || self.has_to_hand_over();
+        Ok(ticked || has_work || self.has_more())
     }
 
     /// Keeps what `raft` must not decide by itself: draws the election timeout
@@ -489,6 +495,7 @@ impl Group {
             if !entries.is_empty() {
                 self.node.mut_store().append(&entries);
                 round.appended_bytes += self.retention.append(&entries);
+                self.retention_for_snapshots.append(&entries);
                 round.write.push(self.id(), LogChange::Append(entries));
                 round.must_sync = true;
             }
@@ -513,7 +520,7 @@ impl Group {
             let mut light = self.node.advance_append(ready);
             self.send(light.take_messages(), round);
             committed.extend(light.take_committed_entries());
-            self.hand_over(committed, round)?;
+            self.hand_over(committed, round);
             self.after_step();
         }
         self.hand_over_rest(round)?;

@@ -97,6 +97,12 @@ impl GroupStorage {
         snapshot.ready.replace(made)
     }
 
+    /// Whether a snapshot is being made, or is there for those who need it.
+    pub(crate) fn has_snapshot(&self) -> bool {
+        let snapshot = self.snapshot.borrow();
+        snapshot.making || snapshot.ready.is_some()
+    }
+
     /// Takes the snapshot away, if there is one.
     pub(crate) fn take_snapshot(&mut self) -> Option<SnapshotMeta> {
         self.snapshot.get_mut().ready.take()

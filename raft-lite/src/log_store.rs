@@ -60,6 +60,11 @@ impl LogEntry {
         }
     }
 
+    /// Whether it changes the group itself, as changes of members do.
+    pub(crate) fn is_structural(&self) -> bool {
+        self.0.get_entry_type() != eraftpb::EntryType::EntryNormal
+    }
+
     /// Bytes the entry takes up, roughly.
     pub fn size(&self) -> usize {
         self.0.data.len() + self.0.context.len() + 32

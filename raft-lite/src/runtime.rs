@@ -148,19 +148,26 @@ impl MultiRaft {
     ) -> Result<Appliers, StartError> {
         let mut queues = Vec::new();
         let mut threads = Vec::new();
+        let applier = || {
+            let inbox = self.inbox();
+            let notify =
+                Box::new(move |notice: Notice| inbox(notice.group(), Input::Notice(notice)));
+            (Applier::new(Arc::clone(state_machine), notify), Arc::clone(&self.stopping))
+        };
+        // At most a few tasks a group: its worker hands over nothing more meanwhile.
+        let (aside, put_aside) = unbounded();
         for i in 0..count {
             // The length is bounded by the groups' apply backlogs, in bytes, and
             // by the budget that reads are let in by: no worker ever waits here.
             let (queue, tasks) = unbounded();
             queues.push(queue);
-            let inbox = self.inbox();
-            let notify =
-                Box::new(move |notice: Notice| inbox(notice.group(), Input::Notice(notice)));
-            let applier = Applier::new(Arc::clone(state_machine), notify);
-            let stopping = Arc::clone(&self.stopping);
-            let run = move || run_applier(applier, tasks, &stopping);
+            let ((applier, stopping), aside) = (applier(), aside.clone());
+            let run = move || run_applier(applier, tasks, aside, &stopping);
             threads.push(spawn(format!("apply-{i}"), Some(APPLIER_STACK_BYTES), run)?);
         }
+        let (applier, stopping) = applier();
+        let run = move || run_aside(applier, put_aside, &stopping);
+        threads.push(spawn("apply-aside".to_owned(), Some(APPLIER_STACK_BYTES), run)?);
         Ok((queues, threads))
     }
 
@@ -445,7 +452,12 @@ fn run_worker(mut worker: Worker, inbox: Receiver<Input>, queues: Vec<Sender<App
     }
 }
 
-fn run_applier(applier: Applier, tasks: Receiver<ApplyTask>, stopping: &AtomicBool) {
+fn run_applier(
+    applier: Applier,
+    tasks: Receiver<ApplyTask>,
+    aside: Sender<ApplyTask>,
+    stopping: &AtomicBool,
+) {
     while let Ok(first) = tasks.recv() {
         if stopping.load(Ordering::Relaxed) {
             // Dropping a task answers it, and the log has its entries.
@@ -460,7 +472,17 @@ fn run_applier(applier: Applier, tasks: Receiver<ApplyTask>, stopping: &AtomicBo
             bytes += next.bytes();
             batch.push(next);
         }
-        applier.run(batch);
+        // Fails only if nobody is there any more; dropping answers.
+        applier.run(batch, |task| drop(aside.send(task)));
+    }
+}
+
+/// Does what takes long, one after the other, until all appliers have ended.
+fn run_aside(applier: Applier, tasks: Receiver<ApplyTask>, stopping: &AtomicBool) {
+    while let Ok(task) = tasks.recv() {
+        if !stopping.load(Ordering::Relaxed) {
+            applier.run_long(task);
+        }
     }
 }
 

@@ -138,8 +138,8 @@ struct Sim {
     climate: Climate,
     /// Clients write.
     is_busy: bool,
-    /// The node that came to lead last.
-    elected: Option<NodeId>,
+    /// The node that came to lead last, if it is to be struck, and the step.
+    doomed: Option<(NodeId, u64)>,
     /// How likely a node is to crash at a given point of a round.
     crashes: f64,
     seed: u64,
@@ -161,7 +161,7 @@ impl Sim {
             starts: 0,
             climate,
             is_busy: true,
-            elected: None,
+            doomed: None,
             crashes: 0.0,
             seed,
             summary: Summary::default(),
@@ -190,6 +190,7 @@ impl Sim {
             compact_threshold_entries: 8,
             compact_interval_ticks: 8,
             log_bytes_for_laggards: 4096,
+            log_bytes_for_snapshots: 8192,
             promotion_lag_entries: 8,
             // An entry or two a message, for more states in between.
             max_message_bytes: self.climate.max_message_bytes,
@@ -223,8 +224,8 @@ impl Sim {
         let climate = self.climate;
         for _ in 0..steps {
             self.step();
-            if let Some(leader) = self.elected
-                && self.chance(climate.strike_elected)
+            if let Some((leader, at)) = self.doomed
+                && self.summary.steps >= at
             {
                 self.strike(leader);
             }
@@ -295,9 +296,10 @@ impl Sim {
         }
     }
 
-    /// Takes a leader away before its first entry is everywhere.
+    /// Takes a leader away before its first entry is everywhere, or anywhere.
     fn strike(&mut self, leader: NodeId) {
-        self.elected = None;
+        self.doomed = None;
+        self.network.lock().unwrap().drop_sent_by(leader);
         match self.rng.random_range(0..3) {
             0 => return self.crash(leader),
             1 => {
@@ -380,6 +382,7 @@ impl Sim {
     }
 
     fn check(&mut self) {
+        let mut elected = None;
         for (id, node) in &self.nodes {
             for appended in node.log.take_appended() {
                 self.invariants.logs.check(*id, &appended);
@@ -399,13 +402,20 @@ impl Sim {
                 self.invariants.committed.check(*id, &status, &node.log);
                 if self.invariants.elections.check(*id, &status) {
                     self.summary.elections += 1;
-                    self.elected = Some(*id);
+                    elected = Some(*id);
                     self.invariants.committed.check_leader(*id, &status, &node.log);
                 }
                 self.invariants.leases.note(*id, &status, reads_locally);
             }
         }
         self.invariants.leases.check();
+        if let Some(leader) = elected
+            && self.chance(self.climate.strike_elected)
+        {
+            // At once, or while its followers are brought in line.
+            let steps = if self.chance(0.5) { 0 } else { self.rng.random_range(1..8) };
+            self.doomed = Some((leader, self.summary.steps + steps));
+        }
     }
 
     fn random_node(&mut self) -> NodeId {

@@ -90,7 +90,6 @@ impl Machine {
         let record = ShardRecord { replica, started: false, applied_by_snapshot: true, ..source };
         let files: Vec<String> = data.files.into_iter().map(|file| file.name).collect();
         let files: Vec<String> = files.into_iter().filter(|name| name != PLUGIN_FILE).collect();
-        let _turn = self.changing.lock();
         self.storage.ingest(&folder, &files, &record, &state)?;
         self.snapshots.remove(id);
         let shard = Shard {
@@ -107,7 +106,6 @@ impl Machine {
 
     /// See [`raft_lite::StateMachine::destroy_replica`].
     pub(super) fn destroy(&self, group: GroupId, replica: ReplicaId) -> Result<(), AnyError> {
-        let _turn = self.changing.lock();
         let shard = self.shard(group).filter(|shard| shard.record.replica == replica);
         let Some(shard) = shard else { return Ok(()) };
         self.shards.write().remove(&group);

@@ -1,7 +1,10 @@
 //! What leaves a group's log at its end: committed entries go to the applier, and
 //! what nobody needs any more is dropped.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    mem,
+    sync::{Arc, atomic::Ordering},
+};
 
 use raft::eraftpb;
 
@@ -17,47 +20,62 @@ use crate::{
 impl Group {
     /// Hands committed entries to the applier, unless it has too much already:
     /// then only their end is noted, and they are read again later.
-    pub(super) fn hand_over(
-        &mut self,
-        committed: Vec<eraftpb::Entry>,
-        round: &mut Round,
-    ) -> Result<(), GroupError> {
-        let (Some(first), Some(last)) = (committed.first(), committed.last()) else {
-            return Ok(());
-        };
+    pub(super) fn hand_over(&mut self, committed: Vec<eraftpb::Entry>, round: &mut Round) {
+        let (Some(first), Some(last)) = (committed.first(), committed.last()) else { return };
         let contiguous = first.index == self.handed.0 + 1;
         self.committed = Index(last.index);
-        if contiguous && self.shared.apply_backlog() < self.apply_backlog_bytes {
-            self.hand_over_entries(committed.into_iter().map(LogEntry).collect(), round)?;
+        if contiguous && self.has_room() {
+            self.hand_over_entries(committed.into_iter().map(LogEntry).collect(), round);
         }
-        Ok(())
+    }
+
+    /// Whether the applier has room for more, and is not at a structural entry.
+    fn has_room(&self) -> bool {
+        !self.is_at_structural() && self.shared.apply_backlog() < self.apply_backlog_bytes
+    }
+
+    /// Whether a structural entry was handed over and is not applied.
+    fn is_at_structural(&self) -> bool {
+        self.shared.applied() < self.structural
     }
 
     pub(super) fn hand_over_rest(&mut self, round: &mut Round) -> Result<(), GroupError> {
-        while self.handed < self.committed {
-            // The flag is set before the backlog is looked at, and the applier
-            // does it the other way round: so one of the two sees the other.
+        while self.handed < self.committed || self.is_at_structural() {
+            // The flag is set before this is looked at, and the applier does it the
+            // other way round: so one of the two sees the other.
             self.shared.wants_wake.store(true, Ordering::SeqCst);
-            if self.shared.apply_backlog() >= self.apply_backlog_bytes {
+            if !self.has_room() {
                 return Ok(());
+            }
+            if self.handed == self.committed {
+                break;
             }
             let (low, high) = (self.handed.next(), self.committed.next());
             let entries = self.node.store().read(low, high, 4 << 20)?;
             if entries.is_empty() {
                 return Err(GroupError::CommittedEntriesMissing(low));
             }
-            self.hand_over_entries(entries, round)?;
+            self.hand_over_entries(entries, round);
         }
         self.shared.wants_wake.store(false, Ordering::SeqCst);
         Ok(())
     }
 
-    fn hand_over_entries(
-        &mut self,
-        entries: Vec<LogEntry>,
-        round: &mut Round,
-    ) -> Result<(), GroupError> {
-        let Some(last) = entries.last() else { return Ok(()) };
+    fn hand_over_entries(&mut self, mut entries: Vec<LogEntry>, round: &mut Round) {
+        if let Some(place) = entries.iter().position(LogEntry::is_structural) {
+            // What follows it has to wait until it is applied.
+            entries.truncate(place + 1);
+            let structural = entries.pop().into_iter().collect();
+            self.hand_over_run(entries, false, round);
+            self.hand_over_run(structural, true, round);
+            self.structural = self.handed;
+        } else {
+            self.hand_over_run(entries, false, round);
+        }
+    }
+
+    fn hand_over_run(&mut self, entries: Vec<LogEntry>, structural: bool, round: &mut Round) {
+        let Some(last) = entries.last() else { return };
         self.handed = last.index();
         let mut replies = Vec::new();
         while let Some(waiting) =
@@ -80,8 +98,32 @@ impl Group {
             entries,
             replies,
             bytes,
+            structural,
         });
-        Ok(())
+    }
+
+    /// Answers confirmed reads, or lets the applier answer them in its order.
+    pub(super) fn hand_over_reads(&mut self, round: &mut Round) {
+        let applied = self.shared.applied();
+        for (index, reads) in mem::take(&mut self.confirmed) {
+            // A structural entry is applied out of the applier's order.
+            let is_behind = self.is_at_structural() && index >= self.structural;
+            if index <= applied {
+                for read in reads {
+                    read.send(Ok(applied));
+                }
+            } else if index <= self.handed && !is_behind {
+                let group = Arc::clone(&self.shared);
+                round.apply.push(ApplyTask::Reads { group, reads });
+            } else {
+                self.confirmed.push((index, reads));
+            }
+        }
+    }
+
+    /// Whether something waits to be handed over.
+    pub(super) fn has_to_hand_over(&self) -> bool {
+        self.handed < self.committed || !self.confirmed.is_empty()
     }
 
     /// Drops what the cache need not hold, and says up to where the log can be
@@ -113,7 +155,7 @@ impl Group {
     /// What no replica needs from this one's log any more, or is spared.
     fn all_have(&self) -> Index {
         if self.is_leader() {
-            self.least_needed().max(self.retention.floor())
+            self.least_needed().max(self.retained_after())
         } else {
             self.replicated_by_all
         }

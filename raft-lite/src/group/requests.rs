@@ -1,17 +1,15 @@
 //! The requests under way in a group: proposals until they are handed to the
 //! applier, reads until the leader is known to lead and their index is applied.
 
-use std::{mem, sync::Arc};
+use std::mem;
 
 use raft::eraftpb::{self, MessageType};
 
 use super::{Group, InFlight, UnconfirmedReads};
 use crate::{
-    applier::ApplyTask,
     clock::BootTime,
     entry::{Command, EntryKind, Payload},
     proposal::{PendingProposal, PendingRead, RequestError},
-    round::Round,
     types::{Index, LogPosition, NodeId, Term},
 };
 
@@ -179,23 +177,6 @@ impl Group {
         };
         if let Some(waiting) = self.unconfirmed.remove(&context) {
             self.confirmed.push((index, waiting.reads));
-        }
-    }
-
-    /// Answers confirmed reads, or lets the applier answer them in its order.
-    pub(super) fn hand_over_reads(&mut self, round: &mut Round) {
-        let applied = self.shared.applied();
-        for (index, reads) in mem::take(&mut self.confirmed) {
-            if index <= applied {
-                for read in reads {
-                    read.send(Ok(applied));
-                }
-            } else if index <= self.handed {
-                let group = Arc::clone(&self.shared);
-                round.apply.push(ApplyTask::Reads { group, reads });
-            } else {
-                self.confirmed.push((index, reads));
-            }
         }
     }
 

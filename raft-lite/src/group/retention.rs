@@ -2,10 +2,21 @@
 
 use std::collections::VecDeque;
 
+use super::Group;
 use crate::{log_store::LogEntry, types::Index};
 
 /// The log is measured in so many steps.
 const STEPS: usize = 16;
+
+impl Group {
+    /// Up to where the log may be truncated whoever needs it.
+    pub(super) fn retained_after(&self) -> Index {
+        match self.node.store().has_snapshot() {
+            true => self.retention_for_snapshots.floor(),
+            false => self.retention.floor(),
+        }
+    }
+}
 
 /// Where the log has to begin for it to have at most so many bytes, roughly.
 /// What was there at the start is not counted.

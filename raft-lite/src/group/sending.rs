@@ -21,7 +21,7 @@ impl Group {
         let marks = self.marks_heartbeats();
         let mut leads_round = None;
         if self.is_leader() {
-            let spared = self.least_needed().max(self.retention.floor());
+            let spared = self.least_needed().max(self.retained_after());
             self.replicated_by_all = self.replicated_by_all.max(spared);
             leads_round = Some(self.lease.stamp(round.now));
         }

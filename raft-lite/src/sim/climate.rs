@@ -23,7 +23,7 @@ pub(super) struct Climate {
     pub(super) reboot_asked: f64,
     pub(super) cut: f64,
     pub(super) mend: f64,
-    /// The newest leader is struck, once.
+    /// How likely a leader is to be struck soon after it was elected.
     pub(super) strike_elected: f64,
     pub(super) pause: f64,
     pub(super) disturb: f64,
@@ -58,7 +58,7 @@ impl Climate {
             loss: usual(0.1),
             crash_in_round: usual(0.002),
             reboot_asked: *pick(rng, &[0.0, 0.0, 0.0, 0.0, 0.5, 1.0]),
-            strike_elected: *pick(rng, &[0.0, 0.0, 0.0, 0.15]),
+            strike_elected: *pick(rng, &[0.0, 0.0, 0.0, 0.5]),
             max_message_bytes: *pick(rng, &[1, 64]),
             max_in_flight_bytes: *pick(rng, &[1, 200, 1000]),
             quiesce_after_ticks: *pick(rng, &[0, 1, 3, 10]),

@@ -105,6 +105,11 @@ impl Network {
         }
     }
 
+    /// Loses what a node has just sent.
+    pub(super) fn drop_sent_by(&mut self, node: NodeId) {
+        self.sent.retain(|(from, ..)| *from != node);
+    }
+
     pub(super) fn cut(&mut self, from: NodeId, to: NodeId) {
         self.cut.insert((from, to));
     }

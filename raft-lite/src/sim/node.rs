@@ -49,6 +49,8 @@ pub(super) struct Running {
     applier: Applier,
     /// What the worker handed over and the applier has not come to.
     queue: VecDeque<ApplyTask>,
+    /// What the applier put aside, and nobody has done yet.
+    aside: VecDeque<ApplyTask>,
     /// What was sent to the worker by those who work for it.
     inputs: Receiver<Input>,
     /// What came from other nodes while the process stood still.
@@ -97,8 +99,9 @@ impl SimNode {
         for (descriptor, log) in runnable {
             worker.add_group(descriptor, log).unwrap();
         }
-        let (queue, received) = (VecDeque::new(), Vec::new());
-        self.running = Some(Running { worker, applier, queue, inputs, received, registry });
+        let (queue, aside, received) = (VecDeque::new(), VecDeque::new(), Vec::new());
+        let running = Running { worker, applier, queue, aside, inputs, received, registry };
+        self.running = Some(running);
     }
 
     /// Returns whether the node was up.
@@ -162,7 +165,13 @@ impl SimNode {
             return Err(Crash);
         }
         let count = rng.random_range(0..=running.queue.len());
-        running.applier.run(running.queue.drain(..count).collect());
+        let tasks = running.queue.drain(..count).collect();
+        running.applier.run(tasks, |task| running.aside.push_back(task));
+        while rng.random_bool(0.5)
+            && let Some(task) = running.aside.pop_front()
+        {
+            running.applier.run_long(task);
+        }
         if rng.random_bool(crashes) {
             return Err(Crash);
         }
