@@ -69,6 +69,8 @@ pub struct NetworkConfig {
     /// How long a replica waits for its leader: leases are safe only if it is the
     /// same on all nodes.
     pub election_timeout: Duration,
+    /// Bytes of snapshots that this node sends in a second, to all others together.
+    pub snapshot_bytes_per_second: u64,
     /// All other nodes.
     pub peers: Vec<PeerConfig>,
 }
@@ -142,6 +144,7 @@ impl Network {
             (config.number, Arc::new(peer))
         };
         let peers = config.peers.iter().map(peer).collect();
+        let snapshot_rate = config.snapshot_bytes_per_second;
         Arc::new(Network {
             config,
             peers,
@@ -149,7 +152,7 @@ impl Network {
             raft: OnceLock::new(),
             hung_up: watch::Sender::new(false),
             snapshots,
-            pace: Pace::new(),
+            pace: Pace::new(snapshot_rate),
             runtime: Handle::current(),
         })
     }

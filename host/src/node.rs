@@ -57,6 +57,8 @@ pub struct NodeConfig {
     /// Bytes that have to stay free on the disk, for writes to be taken; 1 GiB or a
     /// twentieth of the disk, whichever is less, unless given.
     pub disk_reserve_bytes: Option<u64>,
+    /// Bytes of snapshots that the node sends in a second, to all others together.
+    pub snapshot_bytes_per_second: u64,
     /// Settings of the Raft runtime.
     pub raft: raft_lite::Config,
 }
@@ -65,6 +67,9 @@ pub struct NodeConfig {
 pub const DEFAULT_SHARDS: u32 = 4;
 /// Slots of a new cluster unless said otherwise.
 pub const DEFAULT_SLOTS: u32 = 256;
+
+/// Bytes of snapshots that a node sends in a second unless said otherwise.
+pub const DEFAULT_SNAPSHOT_RATE: u64 = 64 << 20;
 
 /// For so long the other nodes' calls are kept when the node stops.
 const PEERS_STAY: Duration = Duration::from_millis(200);
@@ -284,6 +289,7 @@ fn network_config(config: &NodeConfig, identity: &Identity) -> NetworkConfig {
         node_id: identity.node_id.clone(),
         cluster_id: identity.cluster_id.clone(),
         election_timeout: config.raft.election_timeout(),
+        snapshot_bytes_per_second: config.snapshot_bytes_per_second,
         peers: others.map(peer).collect(),
     }
 }

@@ -36,12 +36,20 @@ impl Machine {
             }
             made
         };
+        // Whoever cannot have the thread still has to answer.
+        let reply = Arc::new(Mutex::new(Some(reply)));
+        let mine = Arc::clone(&reply);
         let run = move || {
-            reply(make().map_err(|error: AnyError| host_failure(group, &*error)));
+            let made = make().map_err(|error: AnyError| host_failure(group, &*error));
+            if let Some(reply) = mine.lock().take() {
+                reply(made);
+            }
         };
-        // Dropping the reply would leave the replica that waits without a snapshot.
-        if let Err(error) = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run) {
-            tracing::error!("cannot start a thread for a snapshot: {error}");
+        let spawned = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run);
+        if let Err(error) = spawned
+            && let Some(reply) = reply.lock().take()
+        {
+            reply(Err(host_failure(group, &error)));
         }
     }
 

@@ -23,8 +23,6 @@ use crate::storage::{SnapshotData, SnapshotFile, SnapshotFolders, fetched};
 
 /// Bytes in a chunk.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Bytes of snapshots a node sends in a second, to all others together.
-const BYTES_PER_SECOND: f64 = (64 << 20) as f64;
 /// Without a chunk for so long a transfer has broken off.
 const CHUNK_WITHIN: Duration = Duration::from_secs(10);
 /// So often in a row a transfer may break off without getting any further.
@@ -36,12 +34,15 @@ pub type Chunks = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Sen
 
 /// Keeps what is sent to a rate.
 pub(super) struct Pace {
+    bytes_per_second: f64,
     free_at: Mutex<Instant>,
 }
 
 impl Pace {
-    pub(super) fn new() -> Self {
-        Pace { free_at: Mutex::new(Instant::now()) }
+    /// Bytes a second, in all.
+    pub(super) fn new(bytes_per_second: u64) -> Self {
+        let bytes_per_second = bytes_per_second.max(1) as f64;
+        Pace { bytes_per_second, free_at: Mutex::new(Instant::now()) }
     }
 
     /// Waits until so many bytes may be sent.
@@ -49,7 +50,7 @@ impl Pace {
         let at = {
             let mut free_at = self.free_at.lock();
             let at = (*free_at).max(Instant::now());
-            *free_at = at + Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND);
+            *free_at = at + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
             at
         };
         sleep_until(at).await;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use raft_kv::{
-    node::{DEFAULT_SHARDS, DEFAULT_SLOTS, NodeConfig},
+    node::{DEFAULT_SHARDS, DEFAULT_SLOTS, DEFAULT_SNAPSHOT_RATE, NodeConfig},
     service::RequestLimits,
     storage::StorageOptions,
 };
@@ -116,6 +116,7 @@ struct Raft {
     tick_ms: Option<u64>,
     election_ticks: Option<usize>,
     quiesce_after_ticks: Option<usize>,
+    snapshot_bytes_per_second: Option<u64>,
 }
 
 /// Everything the program is started with.
@@ -166,6 +167,10 @@ impl Settings {
             plugin: arguments.plugin.or(file.plugin),
             limits: limits(&file.limits)?,
             storage: storage(&file.storage),
+            snapshot_bytes_per_second: file
+                .raft
+                .snapshot_bytes_per_second
+                .unwrap_or(DEFAULT_SNAPSHOT_RATE),
             disk_reserve_bytes: file.storage.disk_reserve_bytes,
             raft: raft(&file.raft)?,
         };
