@@ -51,7 +51,8 @@ lint: ## Check format, lints, documentation, and the crates depended on
 SIM_SEEDS ?= 2000
 SIM_FROM ?= 0
 sim: ## Run the simulator from SIM_SEEDS seeds, from SIM_FROM on
-	$(CARGO) run $(RELEASE) --example sim -- --seeds $(SIM_SEEDS) --from $(SIM_FROM)
+	$(CARGO) build $(RELEASE) --example sim
+	'$(TARGET_DIR)/release/examples/sim' --seeds $(SIM_SEEDS) --from $(SIM_FROM)
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

@@ -13,7 +13,10 @@
 use std::{
     collections::BTreeMap,
     mem,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
 };
 
 use bytes::Bytes;
@@ -194,6 +197,7 @@ impl Applier {
                 read.send(result.clone());
             }
         }
+        fence(Ordering::SeqCst);
         for (id, group) in touched {
             // A worker waits for room, or must learn that its replica halted or that
             // its members changed.

@@ -167,6 +167,8 @@ pub(crate) struct Group {
     /// When each replica that is being given a snapshot last said so, or was
     /// offered it.
     installers: BTreeMap<ReplicaId, BootTime>,
+    /// When each member last answered this leader.
+    heard: BTreeMap<ReplicaId, BootTime>,
     /// Messages that are not `raft`'s, for the next round.
     control: Vec<(NodeId, RaftMessage)>,
     /// When this replica last asked whether it still is a member.
@@ -251,6 +253,7 @@ impl Group {
             retention_for_snapshots: Retention::new(config.log_bytes_for_snapshots),
             installing: Index(0),
             installers: BTreeMap::new(),
+            heard: BTreeMap::new(),
             control: Vec::new(),
             inquired: now,
             quiescence: Quiescence::default(),
@@ -381,6 +384,7 @@ impl Group {
                     self.lease.count_from(now);
                 }
                 self.lease.echo(ReplicaId(from), envelope.round);
+                self.heard.insert(ReplicaId(from), now);
                 self.note_installing(ReplicaId(from), Index(envelope.installing), now);
                 if kind == MessageType::MsgHeartbeatResponse {
                     self.note_asleep(ReplicaId(from), &envelope);
@@ -399,6 +403,7 @@ impl Group {
         self.retry_stale_reads(now);
         self.sync_applied()?;
         self.leave_joint();
+        self.forget_silent_installers(now);
         self.inquire(now);
         let raft = &self.node.raft;
         let would_campaign = !self.is_leader()
@@ -433,6 +438,7 @@ impl Group {
             self.lease.reset();
             self.shared.set_lease_end(None);
             self.installers.clear();
+            self.heard.clear();
             self.rouse();
         }
         if self.was_leader && !leads {

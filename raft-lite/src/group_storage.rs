@@ -22,6 +22,11 @@ use crate::{
 /// replicated, or beyond which it drops them even before.
 const CACHE_LIMIT_BYTES: u64 = 16 << 20;
 
+/// Bytes between two marks of where entries were, and how many are kept: together they
+/// reach further than what may be under way to a follower.
+const MARK_INTERVAL_BYTES: u64 = 256 << 10;
+const MOST_MARKS: usize = 512;
+
 pub(crate) struct GroupStorage {
     group: GroupId,
     log: Arc<dyn LogStore>,
@@ -30,6 +35,11 @@ pub(crate) struct GroupStorage {
     start: LogPosition,
     last: LogPosition,
     cache: VecDeque<Cached>,
+    /// Bytes of all that was ever appended.
+    appended_bytes: u64,
+    /// Of entries that are not cached any more, now and then one, and what
+    /// `appended_bytes` was after it.
+    marks: VecDeque<(Index, u64)>,
     /// Changed when `raft` asks for a snapshot, which it does by a shared reference.
     snapshot: RefCell<Snapshot>,
 }
@@ -77,6 +87,8 @@ impl GroupStorage {
             start: state.start,
             last: state.last,
             cache: VecDeque::new(),
+            appended_bytes: 0,
+            marks: VecDeque::new(),
             snapshot: RefCell::default(),
         }
     }
@@ -131,10 +143,10 @@ impl GroupStorage {
             return;
         };
         while self.cache.pop_back_if(|last| last.entry.index() >= first.index()).is_some() {}
-        let mut end = self.cache.back().map_or(0, |last| last.end);
+        while self.marks.pop_back_if(|(mark, _)| *mark >= first.index()).is_some() {}
         for entry in entries {
-            end += entry.size() as u64;
-            self.cache.push_back(Cached { entry: entry.clone(), end });
+            self.appended_bytes += entry.size() as u64;
+            self.cache.push_back(Cached { entry: entry.clone(), end: self.appended_bytes });
         }
         self.last = LogPosition { index: last.index(), term: last.term() };
     }
@@ -142,30 +154,46 @@ impl GroupStorage {
     /// Drops cached entries that nobody needs any more: up to `done`, and, if the
     /// cache is over its limit, the oldest durable ones.
     pub(crate) fn evict(&mut self, done: Index, durable: Index) {
-        let end = self.cache.back().map_or(0, |last| last.end);
         while let Some(oldest) = self.cache.front() {
             let index = oldest.entry.index();
-            let over_limit = end - oldest.start() > CACHE_LIMIT_BYTES && index <= durable;
+            let over_limit =
+                self.appended_bytes - oldest.start() > CACHE_LIMIT_BYTES && index <= durable;
             if index > done && !over_limit {
                 break;
             }
+            let (end, last_mark) = (oldest.end, self.marks.back().map_or(0, |(_, end)| *end));
+            if end >= last_mark + MARK_INTERVAL_BYTES {
+                self.marks.push_back((index, end));
+            }
             self.cache.pop_front();
+        }
+        while self.marks.len() > MOST_MARKS {
+            self.marks.pop_front();
         }
         if self.cache.is_empty() {
             self.cache = VecDeque::new();
         }
     }
 
-    /// Bytes of the cached entries after `low`, up to `high`.
-    pub(crate) fn cached_bytes(&self, low: Index, high: Index) -> u64 {
-        let Some(first) = self.cache.front() else { return 0 };
-        let end_of = |index: Index| {
-            let place = index.0.checked_sub(first.entry.index().0);
-            let cached = place.and_then(|place| self.cache.get(place as usize));
-            cached.map(|cached| cached.end)
-        };
-        let high = end_of(high.min(self.last.index)).unwrap_or(first.start());
-        high.saturating_sub(end_of(low).unwrap_or(first.start()))
+    /// Bytes of the entries after `low`, up to `high`, roughly; of those that are long
+    /// gone from memory not all are counted.
+    pub(crate) fn bytes_between(&self, low: Index, high: Index) -> u64 {
+        self.end_of(high).saturating_sub(self.end_of(low))
+    }
+
+    /// What `appended_bytes` was after an entry, or after one not far from it.
+    fn end_of(&self, index: Index) -> u64 {
+        if index >= self.last.index {
+            return self.appended_bytes;
+        }
+        let first_cached = self.cache.front().map(|first| first.entry.index());
+        if let Some(place) = first_cached.and_then(|first| index.0.checked_sub(first.0)) {
+            return self.cache[place as usize].end;
+        }
+        let place = self.marks.partition_point(|(mark, _)| *mark <= index);
+        let before = place.checked_sub(1).map(|place| self.marks[place]);
+        // Before the first mark it is not known: as if that were the beginning.
+        before.or(self.marks.front().copied()).map_or(0, |(_, end)| end)
     }
 
     /// Notes that the log up to `position` is being removed.

@@ -27,6 +27,8 @@ const FOR_EVER: usize = usize::MAX;
 pub(crate) struct Liveness {
     /// Tells this start of this node from its others.
     start: u64,
+    /// Ticks of silence after which a node counts as dead.
+    dead_after_ticks: usize,
     /// This node's disk is nearly full.
     disk_full: AtomicBool,
     /// Some node's disk is, this one's or another's.
@@ -46,8 +48,9 @@ pub(crate) struct PeerLife {
 }
 
 impl Liveness {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, dead_after_ticks: usize) -> Self {
         Liveness {
+            dead_after_ticks,
             start: SmallRng::seed_from_u64(seed).random(),
             disk_full: AtomicBool::new(false),
             any_disk_full: AtomicBool::new(false),
@@ -87,7 +90,18 @@ impl Liveness {
         self.any_disk_full.store(any, Ordering::Relaxed);
     }
 
-    /// One of these nodes whose disk is nearly full; `own` is this one.
+    /// Whether this node's disk is nearly full.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.disk_full.load(Ordering::Relaxed)
+    }
+
+    /// Whether a node has been silent for so long that it counts as dead.
+    pub(crate) fn is_dead(&self, peer: &PeerLife) -> bool {
+        peer.silent_ticks >= self.dead_after_ticks
+    }
+
+    /// One of these nodes whose disk is nearly full; `own` is this one. One that is dead
+    /// keeps nobody from writing: it is told no more than a dead one would be.
     pub(crate) fn full_disk(
         &self,
         own: NodeId,
@@ -99,7 +113,7 @@ impl Liveness {
         let peers = self.peers.read();
         let is_full = |node: &NodeId| match peers.get(node) {
             _ if *node == own => self.disk_full.load(Ordering::Relaxed),
-            peer => peer.is_some_and(|peer| peer.disk_full),
+            peer => peer.is_some_and(|peer| peer.disk_full && !self.is_dead(peer)),
         };
         nodes().into_iter().find(is_full)
     }

@@ -38,8 +38,12 @@ use crate::{
     worker::{Input, Worker, WorkerParts},
 };
 
-/// Inputs a worker takes in before it runs a round.
+/// Inputs, and bytes of what they may add to the log, that a worker takes in before it
+/// runs a round.
 const INPUTS_PER_ROUND: usize = 4096;
+const BYTES_PER_ROUND: usize = 64 << 20;
+/// Bytes of other nodes' messages that may wait for the workers.
+const MESSAGE_BUDGET_BYTES: usize = 256 << 20;
 /// Tasks, and bytes of entries, that an applier takes as one batch: those at its
 /// end are not answered before all of it is applied.
 const TASKS_PER_BATCH: usize = 256;
@@ -78,6 +82,7 @@ pub struct MultiRaft {
     inboxes: Vec<Sender<Input>>,
     registry: Arc<Registry>,
     budget: Arc<Budget>,
+    message_budget: Arc<Budget>,
     clock: Arc<dyn Clock>,
     liveness: Arc<Liveness>,
     /// Appliers drop what is left in their queues.
@@ -102,8 +107,9 @@ impl MultiRaft {
             inboxes,
             registry: Arc::default(),
             budget,
+            message_budget: Budget::new(MESSAGE_BUDGET_BYTES),
             clock: Arc::clone(&parts.clock),
-            liveness: Arc::new(Liveness::new(config.seed)),
+            liveness: Arc::new(Liveness::new(config.seed, config.election_ticks)),
             stopping: Arc::default(),
             threads: Mutex::default(),
         };
@@ -269,9 +275,13 @@ impl MultiRaft {
             shares[index_of(message.group(), workers)].push(message);
         }
         for (inbox, share) in self.inboxes.iter().zip(shares) {
-            if !share.is_empty() {
-                // No room is like being lost on the way; raft sends again.
-                let _ = inbox.try_send(Input::Messages(from, share));
+            if share.is_empty() {
+                continue;
+            }
+            let bytes = share.iter().map(RaftMessage::size).sum();
+            // No room is like being lost on the way; raft sends again.
+            if let Some(permit) = self.message_budget.take(bytes) {
+                let _ = inbox.try_send(Input::Messages(from, share, Some(permit)));
             }
         }
     }
@@ -421,9 +431,14 @@ fn run_worker(mut worker: Worker, inbox: Receiver<Input>, queues: Vec<Sender<App
         let mut stopping = false;
         match inbox.recv_timeout(worker.until_tick()) {
             Ok(first) => {
+                let mut bytes = 0;
                 for input in std::iter::once(first).chain(inbox.try_iter()).take(INPUTS_PER_ROUND) {
                     stopping |= matches!(input, Input::Stop);
+                    bytes += input.bytes();
                     worker.handle(input);
+                    if bytes >= BYTES_PER_ROUND {
+                        break;
+                    }
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}

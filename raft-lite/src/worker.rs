@@ -25,12 +25,13 @@ use crate::{
     applier::{ApplyTask, Notice},
     clock::{BootTime, Clock},
     config::{Config, GroupDescriptor},
+    entry::Command,
     group::{Group, GroupError, MemberProgress},
     group_storage::GroupStorage,
     liveness::Liveness,
     log_store::{Durability, LogChange, LogState, LogStore, LogStoreError, LogWrite},
     message::RaftMessage,
-    proposal::{PendingChange, PendingProposal, PendingRead, RequestError},
+    proposal::{PendingChange, PendingProposal, PendingRead, Permit, RequestError},
     registry::Registry,
     round::Round,
     shared::GroupShared,
@@ -53,7 +54,7 @@ pub(crate) enum Input {
     Propose(PendingProposal),
     Read(GroupId, PendingRead),
     /// From another node, for any groups of this worker.
-    Messages(NodeId, Vec<RaftMessage>),
+    Messages(NodeId, Vec<RaftMessage>, Option<Permit>),
     Change(PendingChange),
     /// Ask a voter to take over the leadership.
     Transfer(GroupId, ReplicaId, Answer<()>),
@@ -75,6 +76,15 @@ pub(crate) enum Input {
 pub(crate) type Answer<T> = Box<dyn FnOnce(Result<T, RequestError>) + Send>;
 
 impl Input {
+    /// Bytes of what it may add to the log.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Input::Propose(proposal) => proposal.commands.iter().map(Command::size).sum(),
+            Input::Messages(_, messages, _) => messages.iter().map(RaftMessage::size).sum(),
+            _ => 0,
+        }
+    }
+
     /// There is no room for it.
     pub(crate) fn refuse(self) {
         match self {
@@ -234,7 +244,7 @@ impl Worker {
                 answer(self.group(id).and_then(|group| group.transfer(to)));
             }
             Input::Progress(id, answer) => answer(self.group(id).and_then(|g| g.progress())),
-            Input::Messages(from, messages) => {
+            Input::Messages(from, messages, _permit) => {
                 for message in messages {
                     self.receive(from, message);
                 }
@@ -318,10 +328,18 @@ impl Worker {
             Ok(Err(error)) => error.to_string(),
             Err(_) => GroupError::Panic.to_string(),
         };
-        slot.group.shared.halt(reason.clone());
-        slot.group.abandon(&reason);
-        self.groups.remove(&id);
+        slot.group.shared.halt(reason);
+        self.give_up(id);
         None
+    }
+
+    /// Takes a replica that was halted out of service. If it led, its followers may
+    /// sleep: they wake, and elect another.
+    fn give_up(&mut self, id: GroupId) {
+        let Some(mut slot) = self.groups.remove(&id) else { return };
+        let reason = slot.group.shared.halted().unwrap_or_default().to_owned();
+        slot.group.abandon(&reason);
+        self.absent.ask(slot.group.inquiries());
     }
 
     /// One round. Returns the work for the appliers, in order.
@@ -337,10 +355,9 @@ impl Worker {
         for &id in &dirty {
             if let Some(slot) = self.groups.get_mut(&id) {
                 slot.dirty = false;
-                if let Some(reason) = slot.group.shared.halted().map(str::to_owned) {
+                if slot.group.shared.halted().is_some() {
                     // The applier gave up on it.
-                    slot.group.abandon(&reason);
-                    self.groups.remove(&id);
+                    self.give_up(id);
                     continue;
                 }
             }
@@ -430,7 +447,7 @@ impl Worker {
         let mut gone = Vec::new();
         for (node, life) in liveness.peers() {
             let known = self.starts_of_peers.insert(node, life.start);
-            if known != Some(life.start) || life.silent_ticks >= config.election_ticks {
+            if known != Some(life.start) || liveness.is_dead(&life) {
                 gone.push(node);
             }
         }
@@ -452,6 +469,7 @@ impl Worker {
     /// needs.
     fn compact(&mut self, threshold: u64, only: Option<&[GroupId]>) -> Result<(), LogStoreError> {
         let mut write = LogWrite::new();
+        let now = self.parts.clock.now();
         let ids: Vec<GroupId> = self.groups.keys().copied().collect();
         for id in ids {
             if only.is_some_and(|only| !only.contains(&id)) {
@@ -460,7 +478,7 @@ impl Worker {
             let Ok(persisted) = self.parts.state_machine.persisted_index(id) else {
                 continue;
             };
-            let unused = self.guarded(id, |group| Ok(group.take_unused_snapshot()));
+            let unused = self.guarded(id, |group| Ok(group.take_unused_snapshot(now)));
             if let Some(Some(snapshot)) = unused {
                 self.parts.state_machine.release_snapshot(id, &snapshot);
             }

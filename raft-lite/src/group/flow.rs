@@ -1,5 +1,6 @@
 //! How much may be under way to a follower, by bytes. `raft` counts messages; how
-//! many it may send is set so that their entries fit.
+//! many it may send is set so that their entries fit. What is proposed in the same
+//! round is not counted yet.
 
 use super::Group;
 use crate::types::Index;
@@ -36,7 +37,7 @@ impl Group {
     /// was sent all before `next`.
     fn room(&self, matched: u64, next: u64) -> u64 {
         let sent = Index(next.saturating_sub(1));
-        let under_way = self.node.store().cached_bytes(Index(matched), sent);
+        let under_way = self.node.store().bytes_between(Index(matched), sent);
         self.max_in_flight_bytes.saturating_sub(under_way)
     }
 

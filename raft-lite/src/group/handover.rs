@@ -3,7 +3,10 @@
 
 use std::{
     mem,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
 };
 
 use raft::eraftpb;
@@ -44,6 +47,7 @@ impl Group {
             // The flag is set before this is looked at, and the applier does it the
             // other way round: so one of the two sees the other.
             self.shared.wants_wake.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
             if !self.has_room() {
                 return Ok(());
             }

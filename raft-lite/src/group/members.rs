@@ -23,6 +23,10 @@ use crate::{
 /// removed.
 const INQUIRY_TIMEOUTS: u32 = 4;
 
+/// Election timeouts without an answer after which a leader does nothing more for a
+/// member that is far behind.
+const SILENCE_TIMEOUTS: u32 = 8;
+
 /// How far a member has come, as its leader knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberProgress {
@@ -121,12 +125,16 @@ impl Group {
             return;
         }
         self.inquired = now;
-        for (replica, node) in self.membership.members() {
-            if replica != self.shared.replica {
-                let inquiry = RaftMessage::inquiry(self.id(), self.shared.replica, replica);
-                self.control.push((node, inquiry));
-            }
-        }
+        self.control.extend(self.inquiries());
+    }
+
+    /// Messages to all other members that ask whether this replica still is one. Those
+    /// that sleep are woken by them.
+    pub(crate) fn inquiries(&self) -> Vec<(NodeId, RaftMessage)> {
+        let own = self.shared.replica;
+        let others = self.membership.members().into_iter().filter(|(replica, _)| *replica != own);
+        let inquiry = |replica| RaftMessage::inquiry(self.id(), own, replica);
+        others.map(|(replica, node)| (node, inquiry(replica))).collect()
     }
 
     /// Whether this replica was removed, and is to be destroyed.
@@ -251,19 +259,35 @@ impl Group {
     }
 
     /// Takes back the snapshot if nobody is being given it.
-    pub(crate) fn take_unused_snapshot(&mut self) -> Option<SnapshotMeta> {
+    pub(crate) fn take_unused_snapshot(&mut self, now: BootTime) -> Option<SnapshotMeta> {
         let raft = &self.node.raft;
-        let start = self.node.store().start().index;
+        // Who has not caught up after a snapshot still needs the log that is kept for it.
+        let start = self.node.store().start().index.max(self.retention.floor());
         let is_wanted = raft.prs().iter().any(|(id, progress)| {
-            // Who needs one is offered it at its next sign of life.
             *id != raft.id
-                && (progress.state == ProgressState::Snapshot
-                    || (progress.recent_active && progress.matched < start.0))
+                && self.is_heard(ReplicaId(*id), now)
+                && (progress.state == ProgressState::Snapshot || progress.matched < start.0)
         });
         if self.is_leader() && is_wanted {
             return None;
         }
         self.node.mut_store().take_snapshot()
+    }
+
+    /// Whether a member answered this leader lately.
+    fn is_heard(&self, replica: ReplicaId, now: BootTime) -> bool {
+        let patience = self.election_timeout * SILENCE_TIMEOUTS;
+        self.heard.get(&replica).is_some_and(|last| now < *last + patience)
+    }
+
+    /// Gives up on snapshots of members that fell silent: nothing is kept for them.
+    pub(super) fn forget_silent_installers(&mut self, now: BootTime) {
+        let silent: Vec<ReplicaId> =
+            self.installers.keys().copied().filter(|id| !self.is_heard(*id, now)).collect();
+        for replica in silent {
+            self.installers.remove(&replica);
+            self.node.report_snapshot(replica.0, SnapshotStatus::Failure);
+        }
     }
 
     /// Whether the snapshot would bring this replica further, so that it is worth

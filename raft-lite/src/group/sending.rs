@@ -1,6 +1,8 @@
 //! What a replica's messages carry besides `raft`'s own fields, and what is kept
 //! from them.
 
+use std::mem;
+
 use raft::{
     ProgressState,
     eraftpb::{self, MessageType},
@@ -25,7 +27,7 @@ impl Group {
             self.replicated_by_all = self.replicated_by_all.max(spared);
             leads_round = Some(self.lease.stamp(round.now));
         }
-        for mut message in messages {
+        for mut message in self.cut_large(messages) {
             let Some(node) = self.node_of(ReplicaId(message.to)) else {
                 continue;
             };
@@ -52,6 +54,35 @@ impl Group {
             let message = RaftMessage::from_raft(self.id(), message, envelope);
             round.send(node, message);
         }
+    }
+
+    /// Cuts appends that `raft` has merged into ones of bounded size, so that what is
+    /// urgent need not wait long for them.
+    fn cut_large(&self, messages: Vec<eraftpb::Message>) -> Vec<eraftpb::Message> {
+        let mut cut = Vec::with_capacity(messages.len());
+        for mut message in messages {
+            if message.get_msg_type() != MessageType::MsgAppend || message.entries.len() < 2 {
+                cut.push(message);
+                continue;
+            }
+            let entries: Vec<eraftpb::Entry> = message.take_entries().into();
+            let mut bytes = 0;
+            for entry in entries {
+                let size = entry.data.len() as u64 + entry.context.len() as u64;
+                if let Some(last) = message.entries.last()
+                    && bytes + size > self.max_message_bytes
+                {
+                    let (index, log_term) = (last.index, last.term);
+                    let next = eraftpb::Message { index, log_term, ..header(&message) };
+                    cut.push(mem::replace(&mut message, next));
+                    bytes = 0;
+                }
+                bytes += size;
+                message.entries.push(entry);
+            }
+            cut.push(message);
+        }
+        cut
     }
 
     /// Keeps from a follower what this leader, which answers reads by itself, has
@@ -93,6 +124,18 @@ impl Group {
             ProgressState::Probe | ProgressState::Replicate => progress.matched,
         });
         Index(needed.min().unwrap_or(0))
+    }
+}
+
+/// An append without its entries.
+fn header(append: &eraftpb::Message) -> eraftpb::Message {
+    eraftpb::Message {
+        msg_type: append.msg_type,
+        to: append.to,
+        from: append.from,
+        term: append.term,
+        commit: append.commit,
+        ..Default::default()
     }
 }
 

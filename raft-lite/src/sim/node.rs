@@ -83,7 +83,7 @@ impl SimNode {
         let to_applier = sender.clone();
         let sender = Mutex::new(sender);
         let parts = WorkerParts {
-            liveness: Arc::new(Liveness::new(config.seed)),
+            liveness: Arc::new(Liveness::new(config.seed, config.election_ticks)),
             config,
             log: Arc::clone(&self.log) as Arc<dyn LogStore>,
             state_machine: Arc::clone(&self.machine) as _,
@@ -155,7 +155,7 @@ impl SimNode {
             running.worker.handle(input);
         }
         for (from, message) in running.received.drain(..) {
-            running.worker.handle(Input::Messages(from, vec![message]));
+            running.worker.handle(Input::Messages(from, vec![message], None));
         }
         let round = running.worker.round();
         self.log.fail_writes(false);

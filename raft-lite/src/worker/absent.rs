@@ -20,6 +20,7 @@ use crate::{
     log_store::{Durability, LogChange, LogState},
     message::RaftMessage,
     round::Round,
+    shared::GroupShared,
     snapshot::SnapshotMeta,
     startup::first_hard_state,
     state_machine::ApplyError,
@@ -55,6 +56,11 @@ impl Absentees {
         for (node, message) in self.answers.drain(..) {
             round.send(node, message);
         }
+    }
+
+    /// Sends messages in the next round.
+    pub(super) fn ask(&mut self, messages: Vec<(NodeId, RaftMessage)>) {
+        self.answers.extend(messages);
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -101,7 +107,8 @@ impl Worker {
     /// Fetches the data of a snapshot that the leader offers, one at a time.
     pub(super) fn fetch(&mut self, from: NodeId, offer: RaftMessage, snapshot: SnapshotMeta) {
         let id = offer.group();
-        if self.absent.index_of(id) > Index(0) {
+        // With a full disk it would not end well; the leader offers it again.
+        if self.absent.index_of(id) > Index(0) || self.parts.liveness.is_disk_full() {
             return;
         }
         tracing::info!(group = id.0, index = snapshot.position.index.0, "fetching a snapshot");
@@ -162,6 +169,7 @@ impl Worker {
         installed: Result<GroupDescriptor, ApplyError>,
     ) {
         let Some((install, before)) = self.absent.installing.remove(&id) else { return };
+        let (replica, members) = (install.offer.to(), install.snapshot.membership.clone());
         let started = installed.map_err(|error| error.to_string()).and_then(|descriptor| {
             let start = descriptor.record.applied;
             let hard_state = first_hard_state(start, before);
@@ -178,11 +186,12 @@ impl Worker {
                 self.guarded(id, |group| group.step(install.from, install.offer, now));
             }
             Err(reason) => {
-                let halted = self.parts.registry.get(id);
-                match halted {
-                    Some(shared) => shared.halt(reason),
-                    None => tracing::error!(group = id.0, "cannot install a snapshot: {reason}"),
-                }
+                // It is not tried again: it would fail again, and for ever.
+                let shared = self.parts.registry.get(id).unwrap_or_else(|| {
+                    Arc::new(GroupShared::new(id, replica, Index(0), members, 0))
+                });
+                shared.halt(format!("a snapshot could not be installed: {reason}"));
+                self.parts.registry.insert(shared);
             }
         }
     }
@@ -215,6 +224,10 @@ impl Worker {
 
     /// Has a snapshot made for replicas that are far behind.
     pub(super) fn make_snapshot(&mut self, id: GroupId) {
+        if self.parts.liveness.is_disk_full() {
+            let message = "the disk is nearly full".to_owned();
+            return self.snapshot_made(id, Err(ApplyError { group: id, message }));
+        }
         let inbox = Arc::clone(&self.parts.inbox);
         let reply = Box::new(move |made| inbox(id, Input::SnapshotMade(id, made)));
         self.parts.state_machine.make_snapshot(id, reply);
