@@ -89,7 +89,7 @@ pub struct Machine {
     /// Held while what is on record changes, and with it `shards`.
     changing: Mutex<()>,
     making_snapshot: Arc<Mutex<()>>,
-    shards: RwLock<BTreeMap<GroupId, Arc<Shard>>>,
+    shards: Arc<RwLock<BTreeMap<GroupId, Arc<Shard>>>>,
     /// For the threads that apply entries.
     appliers: ExecutorPool,
     /// For queries on the threads that receive them.
@@ -129,7 +129,7 @@ impl Machine {
             making_snapshot: Arc::default(),
             snapshots,
             storage,
-            shards: RwLock::default(),
+            shards: Arc::default(),
             appliers: pool(threads.appliers + 1),
             inline_readers: pool(threads.servers),
             long_readers: pool(threads.servers),

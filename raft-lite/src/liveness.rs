@@ -128,3 +128,41 @@ impl Liveness {
         self.peers.read().clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: NodeId = NodeId(1);
+    const OTHER: NodeId = NodeId(2);
+
+    fn full_disk(liveness: &Liveness) -> Option<NodeId> {
+        liveness.full_disk(OWN, || vec![OWN, OTHER])
+    }
+
+    #[test]
+    fn a_full_disk_counts_as_long_as_its_node_lives() {
+        let liveness = Liveness::new(7, 10);
+        liveness.heard(OTHER, (1, true));
+        assert_eq!(full_disk(&liveness), Some(OTHER));
+        (0..9).for_each(|_| liveness.tick());
+        assert_eq!(full_disk(&liveness), Some(OTHER));
+        liveness.tick();
+        assert_eq!(full_disk(&liveness), None, "the dead keep nobody from writing");
+        liveness.heard(OTHER, (2, true));
+        assert_eq!(full_disk(&liveness), Some(OTHER));
+        liveness.heard(OTHER, (2, false));
+        assert_eq!(full_disk(&liveness), None);
+        liveness.set_disk_full(true);
+        assert_eq!(full_disk(&liveness), Some(OWN));
+    }
+
+    #[test]
+    fn nodes_never_heard_of_are_silent() {
+        let liveness = Liveness::new(7, 10);
+        assert_eq!(liveness.silence(OTHER), FOR_EVER);
+        liveness.heard(OTHER, (1, false));
+        liveness.tick();
+        assert_eq!(liveness.silence(OTHER), 1);
+    }
+}

@@ -85,6 +85,7 @@ impl StateMachine for Machine {
         fetched: &Bytes,
     ) -> Result<GroupDescriptor, ApplyError> {
         let installed = self.install(group, replica, snapshot, fetched);
+        self.forget_fetched(fetched);
         installed.map_err(|error| host_failure(group, &*error))
     }
 
@@ -217,9 +218,12 @@ impl Machine {
             calls: Vec::new(),
             sessions: BatchRows::default(),
             changes: Vec::new(),
-            // A replica that applies has a log: if that is missing later, it was lost.
-            record: (!shard.record.started)
-                .then(|| ShardRecord { started: true, ..shard.record.clone() }),
+            // A replica that applies has a log: if that is missing later, it was lost. And
+            // what it has applied from then on came by the log.
+            record: (!shard.record.started || shard.record.applied_by_snapshot).then(|| {
+                let record = shard.record.clone();
+                ShardRecord { started: true, applied_by_snapshot: false, ..record }
+            }),
         };
         for entry in &group.entries {
             batch.state.applied = entry.position;

@@ -8,7 +8,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Machine, Shard};
 use crate::{
-    storage::{ApplyState, Overlay, OwnedSnapshot, ReadView, ScanBounds, Slot, StorageError},
+    storage::{
+        ApplyState, Overlay, OwnedSnapshot, ReadView, ScanBounds, ShardRecord, Slot, StorageError,
+    },
     wasm::{Call, HostError, PluginResult, QueryResult},
 };
 
@@ -48,6 +50,9 @@ pub enum QueryError {
     /// The node failed.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// So did its database.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
 }
 
 /// Answers queries from one state of a shard.
@@ -78,7 +83,7 @@ impl Machine {
 impl ShardReader {
     /// Hash and number of all that is stored in the shard's slots, and the index of
     /// the last entry applied to it.
-    pub fn checksum(&self) -> Result<(Index, u64, u64), StorageError> {
+    pub fn checksum(&self) -> Result<(Index, u64, u64), QueryError> {
         let ReadView::Snapshot(snapshot) = &self.view else { unreachable!("readers hold one") };
         let applied = snapshot.apply_state(self.shard.record.group)?.applied.index;
         let (mut hash, mut keys) = (0, 0);
@@ -89,7 +94,19 @@ impl ShardReader {
                 ControlFlow::Continue(())
             })?;
         }
+        self.check_present()?;
         Ok((applied, hash, keys))
+    }
+
+    /// To be asked after reading: when a replica is removed, files go that snapshots of
+    /// it still need, and what was read may lack some.
+    fn check_present(&self) -> Result<(), QueryError> {
+        let ShardRecord { group, replica, .. } = self.shard.record;
+        let present = self.machine.shard(group);
+        match present.is_some_and(|shard| shard.record.replica == replica) {
+            true => Ok(()),
+            false => Err(QueryError::NoShard(group)),
+        }
     }
 
     /// Answers queries, in order. `inline`: those that take long are given up as
@@ -114,6 +131,7 @@ impl ShardReader {
         let (module, limits) = (&self.shard.module, &self.shard.limits);
         let outcome =
             readers.run(|executor| executor.query(module, limits, fuel, calls, overlay))?;
+        self.check_present()?;
         let mut results = outcome.results.into_iter();
         let reply = |query: &Query| {
             if !owned(query) {

@@ -1,6 +1,11 @@
 //! Snapshots of shards: made into files for others, and taken in from others.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,14 +27,21 @@ impl Machine {
     pub(super) fn start_snapshot(&self, group: GroupId, reply: SnapshotReply) {
         let storage = Arc::clone(&self.storage);
         let (folders, plugins) = (Arc::clone(&self.snapshots), Arc::clone(&self.plugins));
-        let one_at_a_time = Arc::clone(&self.making_snapshot);
-        let make = move || {
+        let (one_at_a_time, shards) = (Arc::clone(&self.making_snapshot), Arc::clone(&self.shards));
+        let replica_of = move || shards.read().get(&group).map(|shard| shard.record.replica);
+        let make = move || -> Result<SnapshotMeta, AnyError> {
             let _turn = one_at_a_time.lock();
             let (id, folder) = folders.create()?;
+            let replica = replica_of();
             let made = make(Arc::new(OwnedSnapshot::new(storage)), group, id, &folder, &|record| {
                 let module = plugins.bytes(&record.plugin)?;
                 fs::write(folder.join(PLUGIN_FILE), &module)?;
                 Ok(module.len() as u64)
+            });
+            // A removal deletes files under the snapshot that is being read.
+            let made = made.and_then(|made| match replica_of() == replica {
+                true => Ok(made),
+                false => Err("the replica was removed meanwhile".into()),
             });
             if made.is_err() {
                 folders.remove(id);
@@ -40,7 +52,8 @@ impl Machine {
         let reply = Arc::new(Mutex::new(Some(reply)));
         let mine = Arc::clone(&reply);
         let run = move || {
-            let made = make().map_err(|error: AnyError| host_failure(group, &*error));
+            let made = catch_unwind(AssertUnwindSafe(make)).unwrap_or(Err("it panicked".into()));
+            let made = made.map_err(|error| host_failure(group, &*error));
             if let Some(reply) = mine.lock().take() {
                 reply(made);
             }
@@ -84,8 +97,8 @@ impl Machine {
         {
             return Err("its description contradicts itself".into());
         }
-        let (id, folder) = folder_of(fetched)
-            .and_then(|id| Some((id, self.snapshots.file(id, "x")?.parent()?.to_owned())))
+        let folder = folder_of(fetched)
+            .and_then(|id| Some(self.snapshots.file(id, "x")?.parent()?.to_owned()))
             .ok_or("there is no such data")?;
         let is_stored = self.plugins.module(&source.plugin).is_ok();
         if !is_stored {
@@ -99,7 +112,6 @@ impl Machine {
         let files: Vec<String> = data.files.into_iter().map(|file| file.name).collect();
         let files: Vec<String> = files.into_iter().filter(|name| name != PLUGIN_FILE).collect();
         self.storage.ingest(&folder, &files, &record, &state)?;
-        self.snapshots.remove(id);
         let shard = Shard {
             module: self.plugins.module(&record.plugin)?,
             record,

@@ -269,14 +269,26 @@ fn a_snapshot_makes_a_replica_that_survives_a_crash_and_can_be_removed() {
     let target = Fixture { machine: target, folder };
     assert_eq!(target.get(9, "b").as_deref(), Some(b"2".as_slice()));
     assert_eq!(target.state(), source.state());
-    // It goes on with the log like the others.
+    // It goes on with the log like the others. What it has applied is from then on not
+    // where a snapshot was, and the log is not to be made anew from there.
+    let by_snapshot = || target.machine.descriptors()[0].record.applied_by_snapshot;
+    assert!(by_snapshot());
     let next = entry(8, 9, vec![put(1, "a", "3")]);
     assert_eq!(target.apply(vec![next.clone()]), source.apply(vec![next]));
     assert_eq!(target.state(), source.state());
 
+    assert!(!by_snapshot());
+    let reader = target.machine.reader(GROUP).unwrap();
+
     let checksum = |machine: &Fixture| machine.machine.reader(GROUP).unwrap().checksum().unwrap();
     assert_eq!(checksum(&target), checksum(&source));
     target.machine.destroy_replica(GROUP, ReplicaId(2)).unwrap();
+    // Files have gone from under the snapshot of those who still read.
+    assert!(matches!(reader.checksum(), Err(QueryError::NoShard(GROUP))));
+    let query = KvQuery::Get { key: b"b" }.encode().into();
+    let query = Query { slot: Slot(9), request: query };
+    assert!(matches!(reader.query(&[query], true), Err(QueryError::NoShard(GROUP))));
+    drop(reader);
     let Fixture { machine, folder } = target;
     assert!(machine.shard(GROUP).is_none());
     drop(machine);

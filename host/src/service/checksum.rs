@@ -22,7 +22,7 @@ impl Service {
         let reader = reader.map_err(|error| ServiceError::of_query(error, &route.name))?;
         let taken = self.run_long(move || reader.checksum()).await?;
         let (applied, checksum, keys) =
-            taken.map_err(|error| ServiceError::Internal(error.to_string()))?;
+            taken.map_err(|error| ServiceError::of_query(error, &route.name))?;
         Ok(Checksum { applied_index: applied.0, checksum, keys })
     }
 }

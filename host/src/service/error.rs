@@ -189,6 +189,7 @@ impl ServiceError {
                 reason: error.to_string(),
             },
             QueryError::Host(error) => ServiceError::Internal(error.to_string()),
+            QueryError::Storage(error) => ServiceError::Internal(error.to_string()),
         }
     }
 }

@@ -91,24 +91,26 @@ impl Service {
             let (commands, which): (Vec<Command>, Vec<bool>) = proposed.into_iter().unzip();
             match self.propose_one(route, &commands, makes_room, deadline, options).await {
                 Ok(outcomes) => replies.extend(outcomes.into_iter().map(|o| reply(o, route))),
-                Err(error @ ServiceError::DiskFull { .. }) => {
+                Err(error @ ServiceError::DiskFull { .. }) if which.contains(&true) => {
                     // None took effect. Those that make room need not wait for the others.
                     let removing = commands.into_iter().zip(&which).filter(|(_, which)| **which);
                     let removing: Vec<Command> = removing.map(|(command, _)| command).collect();
-                    let mut removed = match removing.is_empty() || makes_room {
-                        true => Vec::new(),
-                        false => {
-                            self.propose_one(route, &removing, true, deadline, options).await?
+                    let removed = self.propose_one(route, &removing, true, deadline, options).await;
+                    let failed = removed.as_ref().err().cloned();
+                    let mut outcomes = removed.unwrap_or_default().into_iter();
+                    replies.extend(which.into_iter().map(|makes_room| {
+                        let outcome = if makes_room { outcomes.next() } else { None };
+                        match outcome {
+                            Some(outcome) => reply(outcome, route),
+                            None => {
+                                Err(failed.clone().filter(|_| makes_room).unwrap_or(error.clone()))
+                            }
                         }
+                    }));
+                    if let Some(error) = failed {
+                        replies.resize(count, Err(error));
+                        break;
                     }
-                    .into_iter();
-                    let mut next =
-                        move |makes_room: bool| if makes_room { removed.next() } else { None };
-                    let outcome = |makes_room: bool| match next(makes_room) {
-                        Some(outcome) => reply(outcome, route),
-                        None => Err(error.clone()),
-                    };
-                    replies.extend(which.into_iter().map(outcome));
                 }
                 Err(error) => {
                     // What comes after it must not take effect before it.

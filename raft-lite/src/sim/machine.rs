@@ -55,6 +55,8 @@ struct State {
     destroyed: BTreeMap<GroupId, ReplicaId>,
     /// How many snapshots were installed.
     installed: u64,
+    /// How many were made and not released.
+    held: u64,
     /// Snapshots asked for and not made yet.
     wanted: Vec<(GroupId, SnapshotReply)>,
 }
@@ -111,6 +113,7 @@ impl SimMachine {
     pub(super) fn crash(&self, rng: &mut SmallRng) {
         let mut state = self.state.lock().unwrap();
         state.wanted.clear();
+        state.held = 0;
         for replica in state.replicas.values_mut() {
             let kept = rng.random_range(replica.persisted..=replica.applied.len());
             let ahead = replica.applied.get(kept).cloned();
@@ -156,6 +159,10 @@ impl SimMachine {
         self.state.lock().unwrap().installed
     }
 
+    pub(super) fn held(&self) -> u64 {
+        self.state.lock().unwrap().held
+    }
+
     /// Makes the snapshots that were asked for.
     pub(super) fn make_wanted(&self) {
         let wanted = std::mem::take(&mut self.state.lock().unwrap().wanted);
@@ -165,7 +172,8 @@ impl SimMachine {
     }
 
     fn snapshot(&self, group: GroupId) -> Result<SnapshotMeta, ApplyError> {
-        let state = self.state.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
+        state.held += 1;
         let replica = state.replicas.get(&group).ok_or_else(|| no_replica(group))?;
         let mut data = self.pool.data.lock().unwrap();
         let number = data.len() as u64;
@@ -262,7 +270,9 @@ impl StateMachine for SimMachine {
         self.state.lock().unwrap().wanted.push((group, reply));
     }
 
-    fn release_snapshot(&self, _group: GroupId, _snapshot: &SnapshotMeta) {}
+    fn release_snapshot(&self, _group: GroupId, _snapshot: &SnapshotMeta) {
+        self.state.lock().unwrap().held -= 1;
+    }
 
     fn install_snapshot(
         &self,

@@ -264,3 +264,60 @@ fn a_leader_that_can_not_commit_refuses_what_is_too_much_and_recovers() {
     (0..20).for_each(|_| sim.step());
     assert_eq!(sim.history.lock().refused, refused, "it refuses still");
 }
+
+/// Three nodes, of which one was away while more was written than is kept for it. Gives
+/// the leader and the one that was away.
+fn far_behind(seed: u64) -> (Sim, NodeId, NodeId) {
+    let mut sim = Sim::new(seed, Climate { quiesce_after_ticks: 0, ..CALM }, 3, 1);
+    sim.settle();
+    let group = sim.groups[0];
+    let (leader, _) = sim.leader(group).unwrap();
+    let away = sim.nodes.keys().copied().find(|node| *node != leader).unwrap();
+    sim.crash(away);
+    write_slowly(&mut sim, leader, 300);
+    (sim, leader, away)
+}
+
+/// Proposes commands, a few in each step.
+fn write_slowly(sim: &mut Sim, leader: NodeId, count: usize) {
+    for written in 0..count {
+        sim.write(sim.groups[0], leader);
+        if written.is_multiple_of(3) {
+            sim.step();
+        }
+    }
+}
+
+#[test]
+fn whoever_got_a_snapshot_goes_on_with_the_log_although_much_was_written_meanwhile() {
+    let (mut sim, leader, away) = far_behind(19);
+    // The data takes its time.
+    sim.network.lock().unwrap().most_delay = std::time::Duration::from_millis(100);
+    sim.start(away);
+    while sim.nodes[&leader].machine.held() == 0 {
+        sim.step();
+    }
+    // More than is kept for those that lag, and less than for those that get a snapshot.
+    write_slowly(&mut sim, leader, 100);
+    sim.settle();
+    assert_eq!(sim.nodes[&away].machine.installed(), 1);
+}
+
+#[test]
+fn a_snapshot_is_kept_for_nobody_who_is_gone() {
+    let (mut sim, leader, away) = far_behind(23);
+    sim.network.lock().unwrap().most_delay = std::time::Duration::from_millis(100);
+    sim.start(away);
+    while sim.nodes[&leader].machine.held() == 0 {
+        sim.step();
+    }
+    // The offer is on its way, or the data is.
+    (0..20).for_each(|_| sim.step());
+    sim.crash(away);
+    let until = sim.now + 12 * sim.config().election_timeout();
+    while sim.now < until {
+        sim.step();
+    }
+    assert_eq!(sim.nodes[&leader].machine.held(), 0);
+    sim.settle();
+}
