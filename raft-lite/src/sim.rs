@@ -22,7 +22,9 @@ mod log;
 mod machine;
 mod network;
 mod node;
+mod peace;
 pub(crate) mod planted;
+mod storm;
 mod tests;
 
 use std::{
@@ -37,8 +39,7 @@ use crate::{
     clock::Clock,
     config::Config,
     membership::Membership,
-    shared::GroupStatus,
-    types::{GroupId, INITIAL_POSITION, NodeId, ReplicaId},
+    types::{GroupId, NodeId, ReplicaId},
 };
 
 use climate::Climate;
@@ -120,8 +121,6 @@ pub fn run(seed: u64, options: Options) -> Summary {
 
 /// So much true time passes in a step, at most.
 const LONGEST_STEP: Duration = Duration::from_millis(10);
-/// Steps after which a healed cluster must have settled.
-const STEPS_TO_SETTLE: u64 = 8000;
 
 struct Sim {
     rng: SmallRng,
@@ -218,125 +217,8 @@ impl Sim {
         self.summary.crashes += u64::from(node.crash(&mut self.rng));
     }
 
-    /// A random storm, of a random kind, around clients at work.
-    fn storm(&mut self, steps: u64) {
-        self.disturb();
-        let climate = self.climate;
-        for _ in 0..steps {
-            self.step();
-            if let Some((leader, at)) = self.doomed
-                && self.summary.steps >= at
-            {
-                self.strike(leader);
-            }
-            if self.is_busy && self.chance(climate.propose) {
-                self.propose();
-            }
-            if self.chance(climate.read) {
-                self.read();
-            }
-            if self.chance(climate.change_members) {
-                self.change_members();
-            }
-            if self.chance(climate.transfer) {
-                self.transfer();
-            }
-            if self.chance(climate.crash) {
-                let node = self.random_node();
-                self.crash(node);
-            }
-            if self.chance(climate.reboot) {
-                let node = self.random_node();
-                self.crash(node);
-                self.start(node);
-            }
-            if self.chance(0.03) {
-                let node = self.random_node();
-                if self.nodes[&node].running.is_none() {
-                    self.start(node);
-                }
-            }
-            if self.chance(climate.cut) {
-                self.cut();
-            }
-            if self.chance(climate.mend) {
-                self.network.lock().unwrap().mend();
-            }
-            if self.chance(climate.pause) {
-                let (node, time) = (self.random_node(), self.rng.random_range(10..600));
-                let until = self.now + Duration::from_millis(time);
-                self.nodes.get_mut(&node).unwrap().pause_until(until);
-            }
-            if self.chance(0.01) {
-                let (node, millis) = (self.random_node(), self.rng.random_range(-100_000..100_000));
-                self.nodes[&node].clock.set_wall_off(millis);
-            }
-            if self.chance(climate.disturb) {
-                self.disturb();
-            }
-        }
-    }
-
     fn chance(&mut self, probability: f64) -> bool {
         self.rng.random_bool(probability.min(1.0))
-    }
-
-    /// Makes the network and the disks as bad as chance will have it.
-    fn disturb(&mut self) {
-        let Climate { loss, crash_in_round, .. } = self.climate;
-        self.crashes = crash_in_round * pick(&mut self.rng, &[0.0, 0.25, 1.0]);
-        self.is_busy = self.chance(0.7);
-        let mut network = self.network.lock().unwrap();
-        network.loss = loss * pick(&mut self.rng, &[0.0, 0.2, 1.0]);
-        network.duplication = *pick(&mut self.rng, &[0.0, 0.05]);
-        network.most_delay = Duration::from_millis(*pick(&mut self.rng, &[2, 10, 60]));
-        drop(network);
-        for node in self.nodes.values_mut() {
-            node.speed = *pick(&mut self.rng, &[0.95, 0.95, 0.95, 0.3]);
-        }
-    }
-
-    /// Takes a leader away before its first entry is everywhere, or anywhere.
-    fn strike(&mut self, leader: NodeId) {
-        self.doomed = None;
-        self.network.lock().unwrap().drop_sent_by(leader);
-        match self.rng.random_range(0..3) {
-            0 => return self.crash(leader),
-            1 => {
-                self.crash(leader);
-                return self.start(leader);
-            }
-            _ => {}
-        }
-        let others: Vec<NodeId> = self.nodes.keys().copied().filter(|n| *n != leader).collect();
-        self.network.lock().unwrap().isolate(leader, others.into_iter());
-    }
-
-    /// Cuts a node off, more likely one that leads: from all others, or from a voter
-    /// of a group of its, one way or both.
-    fn cut(&mut self) {
-        let group = self.random_group();
-        let at_leader = self.chance(0.7);
-        let leader = self.leader(group).filter(|_| at_leader);
-        let (node, voters) = match leader {
-            Some((leader, status)) => (leader, status.membership.voters.clone()),
-            None => (self.random_node(), BTreeMap::new()),
-        };
-        let mut others: Vec<NodeId> = self.nodes.keys().copied().filter(|n| *n != node).collect();
-        if self.rng.random_bool(0.3) {
-            return self.network.lock().unwrap().isolate(node, others.into_iter());
-        }
-        if voters.len() > 1 {
-            others.retain(|other| voters.values().any(|voter| voter == other));
-        }
-        let other = *pick(&mut self.rng, &others);
-        let one_way = self.rng.random_bool(0.3);
-        let mut network = self.network.lock().unwrap();
-        if one_way {
-            network.cut(node, other);
-        } else {
-            network.isolate(node, [other].into_iter());
-        }
     }
 
     /// Advances time a little and lets every node that is up run a round.
@@ -422,137 +304,6 @@ impl Sim {
         NodeId(self.rng.random_range(1..=self.nodes.len() as u64))
     }
 
-    /// Runs without faults until every member of every group applied the same.
-    fn settle(&mut self) {
-        self.climate.reboot_asked = 0.0;
-        self.crashes = 0.0;
-        self.network.lock().unwrap().heal();
-        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
-        for id in ids {
-            let node = self.nodes.get_mut(&id).unwrap();
-            node.pause_until(Duration::ZERO);
-            node.speed = 0.95;
-            if node.running.is_none() {
-                self.start(id);
-            }
-        }
-        for step in 1..=STEPS_TO_SETTLE {
-            self.step();
-            if self.is_settled() {
-                return;
-            }
-            if step.is_multiple_of(STEPS_TO_SETTLE / 4) {
-                self.remove_the_forgotten();
-            }
-        }
-        panic!("the cluster made no progress after it was healed:\n{}", self.picture());
-    }
-
-    /// All groups as all nodes see them.
-    fn picture(&mut self) -> String {
-        let mut picture = String::new();
-        for group in self.groups.clone() {
-            picture += &format!("group {group}: {:?}\n", self.progress(group));
-        }
-        for (id, node) in &self.nodes {
-            for status in node.statuses(&self.groups) {
-                picture += &format!("node {id}: {}\n", line(&status));
-            }
-        }
-        picture
-    }
-
-    /// Waits until all groups sleep, if they are to, and takes a leader away from one:
-    /// the others wake and elect another.
-    fn rest(&mut self) {
-        if self.climate.quiesce_after_ticks == 0 {
-            return;
-        }
-        self.await_steps("fell asleep", Sim::all_sleep);
-        let group = self.random_group();
-        let Some((leader, status)) = self.leader(group) else {
-            panic!("a group without a leader fell asleep");
-        };
-        if status.membership.voters.len() < 3 {
-            return;
-        }
-        self.crash(leader);
-        self.await_steps("woke and elected a leader", |sim| {
-            sim.leader(group).is_some_and(|(node, _)| sim.nodes[&node].leads_settled(group))
-        });
-    }
-
-    fn await_steps(&mut self, what: &str, is_so: impl Fn(&Sim) -> bool) {
-        for _ in 0..STEPS_TO_SETTLE {
-            self.step();
-            if is_so(self) {
-                return;
-            }
-        }
-        panic!("the groups never {what}:\n{}", self.picture());
-    }
-
-    fn all_sleep(&self) -> bool {
-        let statuses = self.nodes.values().flat_map(|node| node.statuses(&self.groups));
-        statuses.into_iter().all(|status| status.asleep)
-    }
-
-    fn is_settled(&self) -> bool {
-        self.groups.iter().all(|group| {
-            let mut statuses = BTreeMap::new();
-            let mut leads = false;
-            for (id, node) in &self.nodes {
-                if let Some((status, _)) = node.status(*group, node.clock.now()) {
-                    statuses.insert(*id, status);
-                    leads |= node.leads_settled(*group);
-                }
-            }
-            // A new leader's log may hold more than it knows to be committed.
-            let Some(first) = statuses.values().max_by_key(|status| status.epoch).filter(|_| leads)
-            else {
-                return false;
-            };
-            let members = first.membership.members();
-            let nodes = members.values().copied().collect::<std::collections::BTreeSet<_>>();
-            let holders =
-                self.nodes.iter().filter(|(_, node)| node.machine.replica(*group).is_some());
-            !first.membership.is_joint()
-                && nodes.iter().copied().eq(holders.map(|(id, _)| *id))
-                && first.applied > INITIAL_POSITION.index
-                && nodes.iter().eq(statuses.keys())
-                && statuses.values().all(|s| {
-                    s.leader == first.leader
-                        && s.applied == first.applied
-                        && s.commit == s.applied
-                        && s.membership == first.membership
-                })
-        })
-    }
-
-    /// What was acknowledged is on every member, once.
-    fn check_history(&self) {
-        let history = self.history.lock();
-        for (group, acknowledged) in &history.acknowledged {
-            let mut places: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
-            for (position, numbers) in self.invariants.applied.all(*group) {
-                for number in numbers {
-                    places.entry(number).or_default().push(position.index.0);
-                }
-            }
-            for (number, index) in acknowledged {
-                assert_eq!(
-                    places.get(number),
-                    Some(&vec![index.0]),
-                    "where command {number} of group {group} took effect"
-                );
-            }
-            for node in self.nodes.values().filter(|node| node.machine.replica(*group).is_some()) {
-                let applied = node.machine.applied(*group);
-                assert!(applied.into_iter().eq(self.invariants.applied.all(*group)));
-            }
-        }
-    }
-
     fn summary(&self) -> Summary {
         let history = self.history.lock();
         let acknowledged: usize = history.acknowledged.values().map(Vec::len).sum();
@@ -567,25 +318,6 @@ impl Sim {
             ..self.summary
         }
     }
-}
-
-/// A status on a line.
-fn line(status: &GroupStatus) -> String {
-    let GroupStatus { group, replica, role, term, commit, applied, epoch, asleep, .. } = status;
-    let part = |part: &BTreeMap<ReplicaId, NodeId>| {
-        let members: Vec<String> =
-            part.iter().map(|(replica, node)| format!("{replica} on {node}")).collect();
-        members.join(", ")
-    };
-    let Membership { voters, outgoing, learners, .. } = &*status.membership;
-    format!(
-        "group {group} replica {replica} {role:?} of {} in term {term}, commit {commit}, applied \
-         {applied}, epoch {epoch}, asleep: {asleep}: voters {}; outgoing {}; learners {}",
-        status.leader.unwrap_or_default(),
-        part(voters),
-        part(outgoing),
-        part(learners),
-    )
 }
 
 /// One of several, each as likely.

@@ -159,6 +159,7 @@ impl SimMachine {
         self.state.lock().unwrap().installed
     }
 
+    #[cfg(test)]
     pub(super) fn held(&self) -> u64 {
         self.state.lock().unwrap().held
     }
