@@ -19,6 +19,8 @@ use tonic::transport::Channel;
 const KEYS: usize = 16;
 /// Reads under way at each node all the time.
 const READERS: usize = 24;
+/// Reads that wait for a node to go on.
+const READS_IN_WAIT: usize = 20 * KEYS;
 
 fn key(number: usize) -> String {
     format!("paused/{number}")
@@ -32,20 +34,24 @@ async fn write(client: RaftKVClient, history: Arc<History>, number: usize, stop:
     }
 }
 
-/// Reads at one node whatever comes; one that stands still answers late.
-async fn read(mut node: KvClient<Channel>, history: Arc<History>, stop: Arc<AtomicBool>) {
+/// Reads a key at one node. One that stands still answers when it goes on. Returns
+/// whether it answered with a value.
+async fn read(mut node: KvClient<Channel>, history: Arc<History>, number: usize) -> bool {
+    let began = Instant::now();
+    let request = GetRequest { key: key(number).into(), ..Default::default() };
+    let Ok(answer) = node.get(request).await else { return false };
+    let value = answer.into_inner().value;
+    let text = std::str::from_utf8(&value).expect("all values are text");
+    history.read(number, began, text.parse().unwrap_or(0));
+    true
+}
+
+async fn read_on(node: KvClient<Channel>, history: Arc<History>, stop: Arc<AtomicBool>) {
     let mut number = 0;
     while !stop.load(SeqCst) {
         number = (number + 1) % KEYS;
-        let began = Instant::now();
-        let request = GetRequest { key: key(number).into(), ..Default::default() };
-        match node.get(request).await {
-            Ok(answer) => {
-                let value = answer.into_inner().value;
-                let text = std::str::from_utf8(&value).expect("all values are text");
-                history.read(number, began, text.parse().unwrap_or(0));
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        if !read(node.clone(), Arc::clone(&history), number).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
@@ -63,7 +69,7 @@ async fn a_leader_that_was_stopped_serves_no_stale_read_when_it_goes_on() {
     for place in 0..3 {
         for _ in 0..READERS {
             let node = grpc::kv(cluster.node(place).channel().await);
-            tasks.spawn(read(node, Arc::clone(&history), Arc::clone(&stop)));
+            tasks.spawn(read_on(node, Arc::clone(&history), Arc::clone(&stop)));
         }
     }
     let more = async |what: &str| {
@@ -78,9 +84,20 @@ async fn a_leader_that_was_stopped_serves_no_stale_read_when_it_goes_on() {
     for pause in [Duration::from_millis(300), Duration::from_millis(800), Duration::from_secs(10)] {
         more("reads and writes before the pause").await;
         let leader = cluster.leader_of("shard_0").await;
+        let node = grpc::kv(cluster.node(leader).channel().await);
         cluster.node(leader).signal(Signal::STOP);
         tokio::time::sleep(pause).await;
+        // These begin when others have long been writing, and are the first thing that
+        // the node finds.
+        let waiting = (0..READS_IN_WAIT)
+            .map(|number| read(node.clone(), Arc::clone(&history), number % KEYS))
+            .map(tokio::spawn);
+        let waiting: Vec<_> = waiting.collect();
+        tokio::time::sleep(Duration::from_millis(100)).await;
         cluster.node(leader).signal(Signal::CONT);
+        for read in waiting {
+            read.await.expect("no reader fails");
+        }
         more("reads and writes after the pause").await;
     }
     stop.store(true, SeqCst);
