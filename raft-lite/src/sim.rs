@@ -221,8 +221,14 @@ impl Sim {
         self.rng.random_bool(probability.min(1.0))
     }
 
-    /// Advances time a little and lets every node that is up run a round.
+    /// Advances time a little, lets every node that is up run a round, and looks at
+    /// what came of it.
     fn step(&mut self) {
+        self.advance();
+        self.check();
+    }
+
+    fn advance(&mut self) {
         self.summary.steps += 1;
         let time = LONGEST_STEP.mul_f64(self.rng.random_range(0.01..1.0));
         self.now += time;
@@ -237,7 +243,6 @@ impl Sim {
                 self.run_node(id);
             }
         }
-        self.check();
     }
 
     fn deliver(&mut self) {

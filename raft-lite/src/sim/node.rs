@@ -58,6 +58,15 @@ pub(super) struct Running {
     registry: Arc<Registry>,
 }
 
+#[cfg(test)]
+impl Running {
+    /// A replica goes out of service, as if its state could not be applied.
+    pub(super) fn halt(&mut self, group: GroupId) {
+        self.registry.with(group, |shared| shared.halt("a test wants it".to_owned()));
+        self.worker.handle(Input::Notice(crate::applier::Notice::Wake(group)));
+    }
+}
+
 /// A node stops in the midst of a round.
 pub(super) struct Crash;
 

@@ -327,3 +327,21 @@ fn a_snapshot_is_kept_for_nobody_who_is_gone() {
     assert_eq!(sim.nodes[&leader].machine.held(), 0);
     sim.settle();
 }
+
+#[test]
+fn a_leader_that_goes_out_of_service_wakes_its_followers() {
+    let mut sim = asleep(29);
+    let group = sim.groups[0];
+    let (leader, _) = sim.leader(group).unwrap();
+    let running = sim.nodes.get_mut(&leader).unwrap().running.as_mut().unwrap();
+    running.halt(group);
+    let others: Vec<NodeId> = sim.nodes.keys().copied().filter(|node| *node != leader).collect();
+    // The invariants forbid that a replica halts: it is not looked at them.
+    for _ in 0..2000 {
+        sim.advance();
+        if others.iter().any(|node| sim.nodes[node].leads_settled(group)) {
+            return;
+        }
+    }
+    panic!("nobody took over:\n{}", sim.picture());
+}
