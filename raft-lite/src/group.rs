@@ -126,6 +126,8 @@ pub(crate) struct Group {
     written: HardState,
     collected: Option<Collected>,
 
+    /// When this replica last stepped or ticked.
+    now: BootTime,
     /// When a leader of the current term was last heard.
     last_contact: BootTime,
     /// The newest round of that leader, and the term.
@@ -225,6 +227,7 @@ impl Group {
             max_in_flight_bytes: config.max_in_flight_bytes,
             written,
             collected: None,
+            now,
             last_contact: if planted::is(Bug::VoteRightAfterRestart) {
                 BootTime::ZERO
             } else {
@@ -312,6 +315,7 @@ impl Group {
         message: RaftMessage,
         now: BootTime,
     ) -> Result<(), GroupError> {
+        self.now = now;
         if !self.admit_sender(from, &message) {
             return Ok(());
         }
@@ -400,6 +404,7 @@ impl Group {
 
     /// One tick of the logical clock. Returns whether there may be work to do.
     pub(crate) fn tick(&mut self, now: BootTime) -> Result<bool, GroupError> {
+        self.now = now;
         self.retry_stale_reads(now);
         self.sync_applied()?;
         self.leave_joint();

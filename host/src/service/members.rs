@@ -155,14 +155,16 @@ impl Service {
         members: &Membership,
         change: MembershipChange,
     ) -> Result<(), ServiceError> {
+        let promotes = !change.promote.is_empty();
         let (sender, receiver) = oneshot::channel();
         let reply = Box::new(move |result| drop(sender.send(result)));
         self.raft.change_members(route.group, change, reply);
         let answer = receiver.await;
         if let Ok(Err(RequestError::Refused(_))) = &answer {
-            // An earlier change may have taken effect that is not published yet.
+            // An earlier change may have taken effect that is not published yet, and a
+            // learner may have fallen behind again.
             sleep(PAUSE).await;
-            if self.members_of(route)? != *members {
+            if promotes || self.members_of(route)? != *members {
                 return Ok(());
             }
         }

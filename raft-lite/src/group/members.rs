@@ -199,7 +199,7 @@ impl Group {
         let raft = &self.node.raft;
         raft.prs().get(replica).is_some_and(|progress| {
             // One that holds nothing at all lags behind whatever the log's length.
-            progress.recent_active
+            self.is_heard(ReplicaId(replica), self.now)
                 && progress.matched > 0
                 && progress.state != ProgressState::Snapshot
                 && progress.matched + self.promotion_lag_entries >= raft.raft_log.last_index()
