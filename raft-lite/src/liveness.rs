@@ -78,7 +78,7 @@ impl Liveness {
         self.look_at_disks(&peers);
     }
 
-    /// Whether this node's disk is nearly full.
+    /// Notes whether this node's disk is nearly full.
     pub(crate) fn set_disk_full(&self, disk_full: bool) {
         self.disk_full.store(disk_full, Ordering::Relaxed);
         self.look_at_disks(&self.peers.read());

@@ -97,9 +97,8 @@ impl Machine {
         {
             return Err("its description contradicts itself".into());
         }
-        let folder = folder_of(fetched)
-            .and_then(|id| Some(self.snapshots.file(id, "x")?.parent()?.to_owned()))
-            .ok_or("there is no such data")?;
+        let folder = folder_of(fetched).map(|id| self.snapshots.folder(id));
+        let folder = folder.ok_or("there is no such data")?;
         let is_stored = self.plugins.module(&source.plugin).is_ok();
         if !is_stored {
             let module = fs::read(folder.join(PLUGIN_FILE))?;
@@ -109,8 +108,8 @@ impl Machine {
             }
         }
         let record = ShardRecord { replica, started: false, applied_by_snapshot: true, ..source };
-        let files: Vec<String> = data.files.into_iter().map(|file| file.name).collect();
-        let files: Vec<String> = files.into_iter().filter(|name| name != PLUGIN_FILE).collect();
+        let names = data.files.into_iter().map(|file| file.name);
+        let files: Vec<String> = names.filter(|name| name != PLUGIN_FILE).collect();
         self.storage.ingest(&folder, &files, &record, &state)?;
         let shard = Shard {
             module: self.plugins.module(&record.plugin)?,

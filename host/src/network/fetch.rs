@@ -101,11 +101,15 @@ pub(super) async fn fetch(
     description: Bytes,
 ) -> Result<Bytes, String> {
     let data = SnapshotData::decode(description).map_err(|error| error.to_string())?;
-    let (id, folder) = folders.create().map_err(|error| error.to_string())?;
+    let (id, _) = folders.create().map_err(|error| error.to_string())?;
     let started = Instant::now();
     let mut bytes = 0;
     for file in &data.files {
-        if let Err(reason) = fetch_file(peer, &hello, data.id, file, &folder).await {
+        let fetched = match folders.file(id, &file.name) {
+            Some(target) => fetch_file(peer, &hello, data.id, file, &target).await,
+            None => Err(format!("a file of it is called {:?}", file.name)),
+        };
+        if let Err(reason) = fetched {
             folders.remove(id);
             return Err(format!("from node {}: {reason}", peer.node_id));
         }
@@ -125,13 +129,9 @@ async fn fetch_file(
     hello: &Hello,
     snapshot: u64,
     file: &SnapshotFile,
-    folder: &Path,
+    target: &Path,
 ) -> Result<(), String> {
-    let is_plain = !file.name.contains('/') && !file.name.starts_with('.');
-    if !is_plain {
-        return Err(format!("a file of it is called {:?}", file.name));
-    }
-    let target = File::create(folder.join(&file.name)).await;
+    let target = File::create(target).await;
     let mut target = target.map_err(|error| error.to_string())?;
     let mut offset = 0;
     let mut attempts = 0;

@@ -48,12 +48,19 @@ impl Disk {
 
 /// Watches a disk until it is aborted.
 pub(super) fn watch(disk: Disk, raft: Arc<MultiRaft>, metrics: Arc<Metrics>) -> AbortHandle {
-    let mut is_full = false;
+    let (mut is_full, mut is_blind) = (false, false);
     let mut look = move || {
         let room = match disk.room() {
-            Ok(room) => room,
+            Ok(room) => {
+                is_blind = false;
+                room
+            }
             Err(error) => {
-                tracing::warn!("cannot tell how much room {} has: {error}", disk.folder.display());
+                // The same trouble is told once.
+                if !std::mem::replace(&mut is_blind, true) {
+                    let folder = disk.folder.display();
+                    tracing::warn!("cannot tell how much room {folder} has: {error}");
+                }
                 return;
             }
         };

@@ -66,7 +66,8 @@ impl SnapshotFolders {
         Ok((*next, folder))
     }
 
-    fn folder(&self, id: u64) -> PathBuf {
+    /// The folder of a snapshot.
+    pub fn folder(&self, id: u64) -> PathBuf {
         self.path.join(format!("{id:016x}"))
     }
 

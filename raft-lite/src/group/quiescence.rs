@@ -67,11 +67,11 @@ impl Group {
 
     /// There is something to do.
     pub(super) fn rouse(&mut self) {
-        self.quiescence.idle_ticks = 0;
         if self.is_asleep() {
             self.wake();
+        } else {
+            self.quiescence = Quiescence::default();
         }
-        self.quiescence.phase = Phase::Awake;
     }
 
     fn wake(&mut self) {
