@@ -7,6 +7,7 @@
 //! write ends the process, because what is on disk is unknown from then on.
 
 mod absent;
+mod input;
 
 use std::{
     collections::BTreeMap,
@@ -16,29 +17,27 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use rand::{SeedableRng, rngs::SmallRng};
 
 use absent::Absentees;
+pub(crate) use input::Input;
 
 use crate::{
     applier::{ApplyTask, Notice},
     clock::{BootTime, Clock},
     config::{Config, GroupDescriptor},
-    entry::Command,
-    group::{Group, GroupError, MemberProgress},
+    group::{Group, GroupError},
     group_storage::GroupStorage,
     liveness::Liveness,
     log_store::{Durability, LogChange, LogState, LogStore, LogStoreError, LogWrite},
     message::RaftMessage,
-    proposal::{PendingChange, PendingProposal, PendingRead, Permit, RequestError},
+    proposal::RequestError,
     registry::Registry,
     round::Round,
     shared::GroupShared,
-    snapshot::SnapshotMeta,
-    state_machine::{ApplyError, StateMachine},
+    state_machine::StateMachine,
     transport::Transport,
-    types::{GroupId, NodeId, ReplicaId},
+    types::{GroupId, NodeId},
 };
 
 /// Ticks between two attempts to give space of truncated logs back.
@@ -48,61 +47,6 @@ const RECLAIM_INTERVAL_TICKS: u64 = 200;
 /// state to the disk: bounds how much log has to be kept, and replayed after a
 /// crash.
 const FLUSH_AFTER_BYTES: usize = 128 << 20;
-
-/// What a worker is told.
-pub(crate) enum Input {
-    Propose(PendingProposal),
-    Read(GroupId, PendingRead),
-    /// From another node, for any groups of this worker.
-    Messages(NodeId, Vec<RaftMessage>, Option<Permit>),
-    Change(PendingChange),
-    /// Ask a voter to take over the leadership.
-    Transfer(GroupId, ReplicaId, Answer<()>),
-    /// How far the members have come.
-    Progress(GroupId, Answer<Vec<MemberProgress>>),
-    /// Remove a replica that does not belong to its group any more.
-    Remove(GroupId, ReplicaId),
-    /// From an applier.
-    Notice(Notice),
-    /// A snapshot was made for replicas that are far behind.
-    SnapshotMade(GroupId, Result<SnapshotMeta, ApplyError>),
-    /// The data of the snapshot being fetched is here.
-    Fetched(GroupId, Result<Bytes, String>),
-    /// No more inputs follow.
-    Stop,
-}
-
-/// Called with the outcome of a small request; dropped if the node is stopping.
-pub(crate) type Answer<T> = Box<dyn FnOnce(Result<T, RequestError>) + Send>;
-
-impl Input {
-    /// Bytes of what it may add to the log.
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Input::Propose(proposal) => proposal.commands.iter().map(Command::size).sum(),
-            Input::Messages(_, messages, _) => messages.iter().map(RaftMessage::size).sum(),
-            _ => 0,
-        }
-    }
-
-    /// There is no room for it.
-    pub(crate) fn refuse(self) {
-        match self {
-            Input::Propose(proposal) => proposal.reply.send(Err(RequestError::Overloaded)),
-            Input::Read(_, read) => read.send(Err(RequestError::Overloaded)),
-            Input::Change(change) => change.reply.send(Err(RequestError::Overloaded)),
-            Input::Transfer(_, _, answer) => answer(Err(RequestError::Overloaded)),
-            Input::Progress(_, answer) => answer(Err(RequestError::Overloaded)),
-            // Raft sends its messages again. The others wait for room.
-            Input::Messages(..)
-            | Input::Remove(..)
-            | Input::Notice(_)
-            | Input::SnapshotMade(..)
-            | Input::Fetched(..)
-            | Input::Stop => {}
-        }
-    }
-}
 
 /// What a worker is made of; a simulator gives its own.
 #[derive(Clone)]

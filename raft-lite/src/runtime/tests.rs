@@ -1,6 +1,6 @@
 //! The threads at work: one voter a group, in-memory logs.
 
-use std::{sync::mpsc, time::Duration};
+use std::{sync::mpsc, thread, time::Duration};
 
 use bytes::Bytes;
 
