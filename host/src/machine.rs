@@ -21,7 +21,11 @@ mod query;
 mod sessions;
 mod snapshots;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, mpsc::Sender},
+};
 
 use parking_lot::{Mutex, RwLock};
 use raft_lite::{GroupDescriptor, GroupId, ReplicaId};
@@ -88,7 +92,7 @@ pub struct Machine {
     tombstones: RwLock<BTreeMap<GroupId, ReplicaId>>,
     /// Held while what is on record changes, and with it `shards`.
     changing: Mutex<()>,
-    making_snapshot: Arc<Mutex<()>>,
+    snapshot_maker: Sender<snapshots::Job>,
     shards: Arc<RwLock<BTreeMap<GroupId, Arc<Shard>>>>,
     /// For the threads that apply entries.
     appliers: ExecutorPool,
@@ -126,7 +130,7 @@ impl Machine {
         let machine = Machine {
             tombstones: RwLock::new(storage.tombstones()?),
             changing: Mutex::default(),
-            making_snapshot: Arc::default(),
+            snapshot_maker: snapshots::start_maker().map_err(OpenError::Thread)?,
             snapshots,
             storage,
             shards: Arc::default(),
@@ -247,6 +251,9 @@ pub enum OpenError {
     /// A shard's plugin is missing or damaged.
     #[error(transparent)]
     Plugin(#[from] PluginFileError),
+    /// A thread can not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
 }
 
 #[cfg(test)]

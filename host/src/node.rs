@@ -124,6 +124,7 @@ impl From<OpenError> for NodeError {
         match error {
             OpenError::Storage(error) => error.into(),
             OpenError::Plugin(error) => error.into(),
+            OpenError::Thread(error) => StartError::Thread(error).into(),
         }
     }
 }

@@ -1,10 +1,14 @@
 //! Snapshots of shards: made into files for others, and taken in from others.
 
 use std::{
-    fs,
+    fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{Sender, channel},
+    },
+    thread,
 };
 
 use bytes::Bytes;
@@ -21,16 +25,25 @@ use crate::storage::{
 const PLUGIN_FILE: &str = "plugin.wasm";
 
 type AnyError = Box<dyn std::error::Error>;
+pub(super) type Job = Box<dyn FnOnce() + Send>;
+
+/// Starts the thread that makes snapshots, one after the other; it ends when nobody can
+/// ask any more.
+pub(super) fn start_maker() -> io::Result<Sender<Job>> {
+    let (sender, jobs) = channel::<Job>();
+    let run = move || jobs.into_iter().for_each(|job| job());
+    thread::Builder::new().name("snapshot".to_owned()).spawn(run)?;
+    Ok(sender)
+}
 
 impl Machine {
-    /// Makes a snapshot on a thread of its own, one at a time.
+    /// Has a snapshot made on the thread for that.
     pub(super) fn start_snapshot(&self, group: GroupId, reply: SnapshotReply) {
         let storage = Arc::clone(&self.storage);
         let (folders, plugins) = (Arc::clone(&self.snapshots), Arc::clone(&self.plugins));
-        let (one_at_a_time, shards) = (Arc::clone(&self.making_snapshot), Arc::clone(&self.shards));
+        let shards = Arc::clone(&self.shards);
         let replica_of = move || shards.read().get(&group).map(|shard| shard.record.replica);
         let make = move || -> Result<SnapshotMeta, AnyError> {
-            let _turn = one_at_a_time.lock();
             let (id, folder) = folders.create()?;
             let replica = replica_of();
             let made = make(Arc::new(OwnedSnapshot::new(storage)), group, id, &folder, &|record| {
@@ -48,22 +61,12 @@ impl Machine {
             }
             made
         };
-        // Whoever cannot have the thread still has to answer.
-        let reply = Arc::new(Mutex::new(Some(reply)));
-        let mine = Arc::clone(&reply);
-        let run = move || {
+        let job = move || {
             let made = catch_unwind(AssertUnwindSafe(make)).unwrap_or(Err("it panicked".into()));
-            let made = made.map_err(|error| host_failure(group, &*error));
-            if let Some(reply) = mine.lock().take() {
-                reply(made);
-            }
+            reply(made.map_err(|error| host_failure(group, &*error)));
         };
-        let spawned = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run);
-        if let Err(error) = spawned
-            && let Some(reply) = reply.lock().take()
-        {
-            reply(Err(host_failure(group, &error)));
-        }
+        // The thread lives as long as this.
+        let _ = self.snapshot_maker.send(Box::new(job));
     }
 
     /// Removes a snapshot that was made.
