@@ -7,8 +7,10 @@
 //!
 //! What may take long goes to a thread of its own, so that it holds up no other
 //! group: snapshots that are installed, replicas that are removed, and *structural*
-//! entries, which change a group itself and have to be on disk before they count. The
-//! worker hands over nothing more of the group meanwhile.
+//! entries, which change a group itself or its members and have to be on disk before
+//! they count. The worker hands over nothing more of the group meanwhile. Since it is
+//! one thread for the whole node, what a group owns here changes nowhere else, and
+//! never at the same time as what another one owns.
 
 use std::{
     collections::BTreeMap,
@@ -23,13 +25,16 @@ use bytes::Bytes;
 
 use crate::{
     config::GroupDescriptor,
-    entry::Payload,
-    group::membership_change,
+    entry::{EntryKind, Payload},
     log_store::LogEntry,
+    membership::MembershipChange,
     proposal::{PendingRead, PendingReply, RequestError},
-    shared::{AppliedChange, GroupShared},
+    registry::Registry,
+    shared::{AppliedChange, GroupShared, Role},
     snapshot::SnapshotMeta,
-    state_machine::{ApplyError, CommandOutcome, CommittedEntry, GroupEntries, StateMachine},
+    state_machine::{
+        ApplyError, CommandOutcome, CommittedEntry, Effects, GroupEntries, StateMachine,
+    },
     types::{GroupId, Index, LogPosition, ReplicaId},
 };
 
@@ -62,20 +67,33 @@ pub(crate) enum ApplyTask {
 
 /// What the workers are told by appliers.
 pub(crate) enum Notice {
-    /// The group's applier has room again, or applied a change of members.
+    /// The group's applier has room again, or applied a change.
     Wake(GroupId),
-    /// A snapshot was installed.
-    Installed(GroupId, Result<GroupDescriptor, ApplyError>),
+    /// A replica is on record that does not run yet.
+    Born(Birth),
+    /// A replica went, because its group was absorbed.
+    Gone(GroupId, ReplicaId),
+    /// A snapshot was installed; `None` if it must not be, for now.
+    Installed(GroupId, Option<Result<GroupDescriptor, ApplyError>>),
     /// A replica was removed.
     Destroyed(GroupId, Result<(), ApplyError>),
+}
+
+/// A replica that is to start: a split made it, or somebody created its group.
+pub(crate) struct Birth {
+    pub(crate) descriptor: GroupDescriptor,
+    /// The replica here of the group that was split leads that group.
+    pub(crate) leads_parent: bool,
 }
 
 impl Notice {
     pub(crate) fn group(&self) -> GroupId {
         match self {
-            Notice::Wake(group) | Notice::Installed(group, _) | Notice::Destroyed(group, _) => {
-                *group
-            }
+            Notice::Wake(group)
+            | Notice::Gone(group, _)
+            | Notice::Installed(group, _)
+            | Notice::Destroyed(group, _) => *group,
+            Notice::Born(birth) => birth.descriptor.group,
         }
     }
 }
@@ -115,6 +133,7 @@ struct GroupWork {
 
 pub(crate) struct Applier {
     state_machine: Arc<dyn StateMachine>,
+    registry: Arc<Registry>,
     /// Tells a group's worker.
     notify: Box<dyn Fn(Notice) + Send>,
 }
@@ -122,9 +141,10 @@ pub(crate) struct Applier {
 impl Applier {
     pub(crate) fn new(
         state_machine: Arc<dyn StateMachine>,
+        registry: Arc<Registry>,
         notify: Box<dyn Fn(Notice) + Send>,
     ) -> Self {
-        Applier { state_machine, notify }
+        Applier { state_machine, registry, notify }
     }
 
     /// Does everything that has queued up, entries of all groups as one batch. What may
@@ -146,9 +166,7 @@ impl Applier {
     pub(crate) fn run_long(&self, task: ApplyTask) {
         match task {
             ApplyTask::Install { group, replica, snapshot, fetched } => {
-                let installed =
-                    self.state_machine.install_snapshot(group, replica, &snapshot, &fetched);
-                (self.notify)(Notice::Installed(group, installed));
+                self.install(group, replica, &snapshot, &fetched);
             }
             ApplyTask::Destroy { group, replica } => {
                 let destroyed = self.state_machine.destroy_replica(group, replica);
@@ -156,6 +174,66 @@ impl Applier {
             }
             task => self.run_batch(vec![task]),
         }
+    }
+
+    /// Installs a snapshot, unless another replica here came to own what it covers, or
+    /// the replica itself went, since it was last asked.
+    fn install(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        snapshot: &SnapshotMeta,
+        fetched: &Bytes,
+    ) {
+        let machine = &self.state_machine;
+        if self.is_buried(group, replica) || !machine.admits_snapshot(group, replica, snapshot) {
+            machine.discard_fetched(fetched);
+            return (self.notify)(Notice::Installed(group, None));
+        }
+        let installed = machine.install_snapshot(group, replica, snapshot, fetched);
+        (self.notify)(Notice::Installed(group, Some(installed)));
+        for shared in self.registry.all() {
+            if shared.group != group && self.is_buried(shared.group, shared.replica) {
+                (self.notify)(Notice::Gone(shared.group, shared.replica));
+            }
+        }
+    }
+
+    /// Tells of the replicas that came or went with a change.
+    fn announce(&self, work: &[GroupWork], effects: &mut Effects) {
+        // A change comes alone, so that there is but one group it can be of.
+        let leads_parent = work.first().is_some_and(|work| work.group.role() == Role::Leader);
+        for descriptor in effects.born.drain(..) {
+            (self.notify)(Notice::Born(Birth { descriptor, leads_parent }));
+        }
+        for (group, replica) in effects.gone.drain(..) {
+            (self.notify)(Notice::Gone(group, replica));
+        }
+    }
+
+    /// Takes the group that failed out of the batch and out of service.
+    fn drop_group(
+        &self,
+        entries: &mut Vec<GroupEntries>,
+        work: &mut Vec<GroupWork>,
+        error: ApplyError,
+    ) {
+        let failed = entries
+            .iter()
+            .position(|group_entries| group_entries.group == error.group)
+            .expect("the group that failed is part of the batch");
+        entries.remove(failed);
+        let work = work.remove(failed);
+        let reason = error.to_string();
+        // Its worker is being told of one that went with an absorb: that is no failure.
+        if !self.is_buried(work.group.group, work.group.replica) {
+            work.group.halt(reason.clone());
+        }
+        refuse(work.replies, &reason);
+    }
+
+    fn is_buried(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.state_machine.last_destroyed(group).is_some_and(|last| replica <= last)
     }
 
     fn run_batch(&self, tasks: Vec<ApplyTask>) {
@@ -178,15 +256,17 @@ impl Applier {
             }
         }
         let (mut entries, mut work): (Vec<_>, Vec<_>) = batch.into_values().unzip();
-        let mut outcomes = Vec::new();
+        let mut effects = Effects::default();
         while !entries.is_empty()
-            && let Err(error) = self.state_machine.apply(&entries, &mut outcomes)
+            && let Err(error) = self.state_machine.apply(&entries, &mut effects)
         {
             // Nothing of the batch was stored. The others go on without this group.
-            outcomes.clear();
-            drop_group(&mut entries, &mut work, error);
+            effects = Effects::default();
+            self.drop_group(&mut entries, &mut work, error);
         }
-        finish(entries, work, outcomes);
+        // What was born is there for whoever is told of the split.
+        self.announce(&work, &mut effects);
+        finish(entries, work, effects);
         for (group, waiting) in reads {
             let applied = group.applied();
             let result = match group.halted() {
@@ -200,7 +280,7 @@ impl Applier {
         fence(Ordering::SeqCst);
         for (id, group) in touched {
             // A worker waits for room, or must learn that its replica halted or that
-            // its members changed.
+            // its group changed.
             if group.halted().is_some()
                 || group.has_changes()
                 || group.wants_wake.load(Ordering::SeqCst)
@@ -211,8 +291,16 @@ impl Applier {
     }
 }
 
+/// Whether a payload changes the group, and how it changes the members if it does.
+#[expect(clippy::option_option, reason = "a change may be none of members")]
+fn group_change(payload: &Payload) -> Option<Option<&MembershipChange>> {
+    let is_change = payload.kind != EntryKind::Commands as i32;
+    is_change.then_some(payload.membership.as_ref())
+}
+
 /// Publishes what was applied and answers the commands.
-fn finish(entries: Vec<GroupEntries>, work: Vec<GroupWork>, outcomes: Vec<CommandOutcome>) {
+fn finish(entries: Vec<GroupEntries>, work: Vec<GroupWork>, effects: Effects) {
+    let Effects { outcomes, epochs, .. } = effects;
     let mut outcomes = outcomes.into_iter();
     for (group_entries, work) in entries.into_iter().zip(work) {
         let mut answers = Vec::new();
@@ -220,11 +308,12 @@ fn finish(entries: Vec<GroupEntries>, work: Vec<GroupWork>, outcomes: Vec<Comman
         for entry in &group_entries.entries {
             let count = entry.payload.as_ref().map_or(0, Payload::outcomes);
             let mut of_entry = outcomes.by_ref().take(count).peekable();
-            if let Some((change, epoch)) = membership_change(entry.payload.as_ref())
+            if let Some(change) = entry.payload.as_ref().and_then(group_change)
                 && let Some(CommandOutcome::Applied(_)) = of_entry.peek()
             {
-                let (index, change) = (entry.position.index, change.clone());
-                work.group.push_change(AppliedChange { index, change, epoch: epoch + 1 });
+                let (index, change) = (entry.position.index, change.cloned());
+                let epoch = *epochs.get(&group_entries.group).expect("a change gives an epoch");
+                work.group.push_change(AppliedChange { index, change, epoch });
             }
             if let Some(waiting) = replies.next_if(|waiting| waiting.index == entry.position.index)
             {
@@ -283,19 +372,6 @@ fn decode(entries: &[LogEntry]) -> Result<Vec<CommittedEntry>, String> {
         }
     };
     entries.iter().map(decode_one).collect()
-}
-
-/// Takes the group that failed out of the batch and out of service.
-fn drop_group(entries: &mut Vec<GroupEntries>, work: &mut Vec<GroupWork>, error: ApplyError) {
-    let failed = entries
-        .iter()
-        .position(|group_entries| group_entries.group == error.group)
-        .expect("the group that failed is part of the batch");
-    entries.remove(failed);
-    let work = work.remove(failed);
-    let reason = error.to_string();
-    work.group.halt(reason.clone());
-    refuse(work.replies, &reason);
 }
 
 /// The entries are committed: a replica that can, applies them.

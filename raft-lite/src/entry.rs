@@ -3,6 +3,10 @@
 //! The first byte is the format's version, the rest a protobuf message whose
 //! byte fields are shared with the buffer they were decoded from. An entry with
 //! no payload at all is the one a new leader appends.
+//!
+//! Commands are a raft entry's data. A change of the group is its context instead, so
+//! that it is told from commands without being decoded; of a change of members `raft`
+//! has its own description as the data.
 
 use bytes::Bytes;
 use prost::Message;
@@ -30,8 +34,8 @@ pub struct Payload {
     /// What kind of change this is.
     #[prost(enumeration = "EntryKind", tag = "1")]
     pub kind: i32,
-    /// The shard's epoch when the entry was proposed. Structural entries are
-    /// valid at exactly this epoch.
+    /// The shard's epoch when the entry was proposed. Structural entries, and changes
+    /// of members, are valid at exactly this epoch.
     #[prost(uint64, tag = "2")]
     pub epoch: u64,
     /// The proposing leader's clock, milliseconds since 1970. Replicated time

@@ -16,7 +16,8 @@
 //!   before, and is asked again when no answer comes;
 //! - a leader answers reads by itself only within its lease (`lease.rs`);
 //! - a leader shows its followers only what it has applied: else a read at a follower
-//!   could see what a later one at the leader does not.
+//!   could see what a later one at the leader does not, and a group that a split made
+//!   could serve what the leader still takes for its own.
 
 mod flow;
 mod handover;
@@ -27,6 +28,7 @@ mod requests;
 mod retention;
 mod sending;
 mod stepping;
+mod structural;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -40,7 +42,6 @@ use rand::{Rng, rngs::SmallRng};
 
 use lease::Lease;
 pub use members::MemberProgress;
-pub(crate) use members::membership_change;
 use quiescence::Quiescence;
 use retention::Retention;
 use stepping::{is_echo, is_leader_contact};
@@ -135,8 +136,10 @@ pub(crate) struct Group {
     was_leader: bool,
 
     proposals: Vec<PendingProposal>,
-    /// Changes of members to be proposed.
+    /// Changes of the group and its members to be proposed.
     changes: Vec<PendingChange>,
+    /// The last structural entry that this leader proposed.
+    proposed_structural: Index,
     promotion_lag_entries: u64,
     in_flight: VecDeque<InFlight>,
     last_time_ms: u64,
@@ -236,6 +239,7 @@ impl Group {
             was_leader: false,
             proposals: Vec::new(),
             changes: Vec::new(),
+            proposed_structural: Index(0),
             promotion_lag_entries: config.promotion_lag_entries,
             in_flight: VecDeque::new(),
             last_time_ms: 0,
@@ -262,8 +266,7 @@ impl Group {
         group.after_step();
         if group.is_sole_voter() {
             // There is nobody whose lease or vote could stand against it.
-            group.node.campaign()?;
-            group.after_step();
+            group.campaign()?;
         }
         Ok(group)
     }
@@ -277,11 +280,31 @@ impl Group {
         self.written
     }
 
+    /// The replica never was here before: it has promised nothing to anybody, and need
+    /// not wait before it votes or stands for election.
+    pub(crate) fn open_gate(&mut self) {
+        self.last_contact = self.now.saturating_sub(self.election_timeout);
+    }
+
+    /// The replica goes out of service, and may come back: it leads nobody any more.
+    pub(crate) fn resign(&mut self) {
+        let raft = &mut self.node.raft;
+        raft.become_follower(raft.term, raft::INVALID_ID);
+        self.after_step();
+    }
+
+    /// Stands for election at once.
+    pub(crate) fn campaign(&mut self) -> Result<(), GroupError> {
+        self.node.campaign()?;
+        self.after_step();
+        Ok(())
+    }
+
     fn is_sole_voter(&self) -> bool {
         self.membership.is_sole_voter(self.shared.replica)
     }
 
-    fn is_leader(&self) -> bool {
+    pub(crate) fn is_leader(&self) -> bool {
         self.node.raft.state == StateRole::Leader
     }
 
@@ -316,6 +339,7 @@ impl Group {
             self.shared.set_lease_end(None);
             self.installers.clear();
             self.heard.clear();
+            self.proposed_structural = Index(0);
             self.rouse();
         }
         if self.was_leader && !leads {
@@ -351,7 +375,7 @@ impl Group {
     pub(crate) fn collect(&mut self, round: &mut Round) -> Result<(), GroupError> {
         self.sync_applied()?;
         self.propose_waiting(round.unix_millis);
-        self.propose_changes();
+        self.propose_changes(round.unix_millis);
         self.ask_reads(round.now);
         let answers = mem::take(&mut self.answers);
         self.send(answers, round);

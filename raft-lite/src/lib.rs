@@ -52,7 +52,7 @@ pub use shared::{GroupStatus, Role};
 pub use snapshot::SnapshotMeta;
 pub use startup::ReplicaRecord;
 pub use state_machine::{
-    ApplyError, CommandFailure, CommandOutcome, CommittedEntry, GroupEntries, Rejection,
+    ApplyError, CommandFailure, CommandOutcome, CommittedEntry, Effects, GroupEntries, Rejection,
     SnapshotReply, StateMachine,
 };
 pub use transport::{FetchReply, NoTransport, Transport};

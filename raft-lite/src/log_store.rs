@@ -31,7 +31,7 @@ use crate::types::{GroupId, HardState, Index, LogPosition, Term};
 pub struct LogEntry(pub(crate) eraftpb::Entry);
 
 impl LogEntry {
-    /// Makes an entry with a normal payload.
+    /// Makes an entry with commands for a payload.
     pub fn new(index: Index, term: Term, data: bytes::Bytes) -> Self {
         LogEntry(eraftpb::Entry { index: index.0, term: term.0, data, ..Default::default() })
     }
@@ -46,23 +46,26 @@ impl LogEntry {
         Term(self.0.term)
     }
 
+    /// Makes an entry with a structural change for a payload.
+    #[cfg(test)]
+    pub(crate) fn new_structural(index: Index, term: Term, context: bytes::Bytes) -> Self {
+        LogEntry(eraftpb::Entry { index: index.0, term: term.0, context, ..Default::default() })
+    }
+
     /// Where the entry stands in the log.
     pub fn position(&self) -> LogPosition {
         LogPosition { index: self.index(), term: self.term() }
     }
 
-    /// The entry's payload; empty for the one a new leader appends. For changes of
-    /// members `raft` has its own description in the entry, ours is its context.
+    /// The entry's payload; empty for the one a new leader appends. That of a change of
+    /// the group or its members is the raft entry's context.
     pub fn payload(&self) -> &bytes::Bytes {
-        match self.0.get_entry_type() {
-            eraftpb::EntryType::EntryNormal => &self.0.data,
-            _ => &self.0.context,
-        }
+        if self.is_structural() { &self.0.context } else { &self.0.data }
     }
 
-    /// Whether it changes the group itself, as changes of members do.
+    /// Whether it changes the group itself or its members.
     pub(crate) fn is_structural(&self) -> bool {
-        self.0.get_entry_type() != eraftpb::EntryType::EntryNormal
+        self.0.get_entry_type() != eraftpb::EntryType::EntryNormal || !self.0.context.is_empty()
     }
 
     /// Bytes the entry takes up, roughly.

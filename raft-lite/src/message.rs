@@ -9,7 +9,7 @@ use raft::eraftpb;
 
 use crate::{
     snapshot::SnapshotMeta,
-    types::{GroupId, ReplicaId, Term},
+    types::{GroupId, INITIAL_POSITION, Index, ReplicaId, Term},
 };
 
 /// A message from one replica of a group to another.
@@ -173,7 +173,10 @@ impl RaftMessage {
     /// service: it is alive and holds nothing that could be relied on. `None` if the
     /// message asks for no answer.
     ///
-    /// The answer confirms neither a read nor a round, and acknowledges no entry.
+    /// The answer confirms neither a read nor a round, and acknowledges no entry. To an
+    /// append it says that the replica has an empty log, as one that a split makes will
+    /// have; if the leader takes it for such a one already, that it has not even that, and
+    /// needs a snapshot.
     pub(crate) fn answer_of_absent(&self, installing: u64) -> Option<Self> {
         use eraftpb::MessageType::{
             MsgAppend, MsgAppendResponse, MsgHeartbeat, MsgHeartbeatResponse,
@@ -192,6 +195,8 @@ impl RaftMessage {
         } else if is(MsgAppend) {
             answer.kind = MsgAppendResponse as i32;
             (answer.index, answer.reject) = (self.index, true);
+            let empty = INITIAL_POSITION.index.0;
+            answer.reject_hint = if self.index > empty { empty } else { 0 };
         } else {
             return None;
         }
@@ -289,6 +294,11 @@ impl RaftMessage {
     /// Whether the message asks whether its sender still is a member.
     pub(crate) fn is_inquiry(&self) -> bool {
         self.kind == INQUIRY
+    }
+
+    /// Whether it appends to a log that ends at `index`.
+    pub(crate) fn appends_after(&self, index: Index) -> bool {
+        self.is_append() && self.index == index.0
     }
 
     /// Whether only a leader sends such a message.

@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use bytes::Bytes;
+
 use crate::{
     entry::Command,
     membership::MembershipChange,
@@ -109,11 +111,21 @@ pub(crate) struct PendingProposal {
     pub(crate) reply: PendingReply,
 }
 
-/// A change of members on its way to the leader's log.
+/// A change of a group on its way to the leader's log.
 pub(crate) struct PendingChange {
     pub(crate) group: GroupId,
-    pub(crate) change: MembershipChange,
+    pub(crate) change: Change,
     pub(crate) reply: PendingReply,
+}
+
+/// What is to change.
+pub(crate) enum Change {
+    Members(MembershipChange),
+    /// What the state machine defines, for the reasons there were at an epoch.
+    Structural {
+        epoch: u64,
+        change: Bytes,
+    },
 }
 
 /// The reply of a proposal together with its share of the budget.

@@ -35,6 +35,10 @@ impl Registry {
         self.groups.write().remove(&group);
     }
 
+    pub(crate) fn all(&self) -> Vec<Arc<GroupShared>> {
+        self.groups.read().values().cloned().collect()
+    }
+
     pub(crate) fn groups(&self) -> Vec<GroupId> {
         self.groups.read().keys().copied().collect()
     }

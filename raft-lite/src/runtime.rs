@@ -12,13 +12,14 @@ use std::{
     thread::JoinHandle,
 };
 
+use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError, bounded, unbounded};
 use parking_lot::Mutex;
 
 use threads::{run_applier, run_aside, run_worker, spawn};
 
 use crate::{
-    applier::{Applier, ApplyTask, Notice},
+    applier::{Applier, ApplyTask, Birth, Notice},
     clock::Clock,
     config::{Config, GroupDescriptor},
     entry::Command,
@@ -28,8 +29,8 @@ use crate::{
     membership::MembershipChange,
     message::RaftMessage,
     proposal::{
-        Budget, PendingChange, PendingProposal, PendingRead, PendingReply, Proposal, ProposalReply,
-        ReadReply, RequestError,
+        Budget, Change, PendingChange, PendingProposal, PendingRead, PendingReply, Proposal,
+        ProposalReply, ReadReply, RequestError,
     },
     registry::Registry,
     shared::{GroupShared, GroupStatus},
@@ -152,7 +153,8 @@ impl MultiRaft {
             let inbox = self.inbox();
             let notify =
                 Box::new(move |notice: Notice| inbox(notice.group(), Input::Notice(notice)));
-            (Applier::new(Arc::clone(state_machine), notify), Arc::clone(&self.stopping))
+            let registry = Arc::clone(&self.registry);
+            (Applier::new(Arc::clone(state_machine), registry, notify), Arc::clone(&self.stopping))
         };
         // At most a few tasks a group: its worker hands over nothing more meanwhile.
         let (aside, put_aside) = unbounded();
@@ -212,14 +214,36 @@ impl MultiRaft {
     /// One that needs a joint configuration is not over then: the leader leaves that
     /// by itself.
     pub fn change_members(&self, group: GroupId, change: MembershipChange, reply: ProposalReply) {
+        self.propose_change(group, Change::Members(change), PendingRead::BYTES, reply);
+    }
+
+    /// Proposes a structural change, which the state machine defines, at the group's
+    /// leader. `epoch` is the epoch that gave reason to it: at any other it is refused,
+    /// and so it is while the members change or another such change is under way. The
+    /// one outcome is [`CommandOutcome::Applied`](crate::CommandOutcome::Applied) if it
+    /// took effect.
+    pub fn change_group(&self, group: GroupId, epoch: u64, change: Bytes, reply: ProposalReply) {
+        let bytes = PendingRead::BYTES + change.len();
+        self.propose_change(group, Change::Structural { epoch, change }, bytes, reply);
+    }
+
+    fn propose_change(&self, group: GroupId, change: Change, bytes: usize, reply: ProposalReply) {
         if let Some(error) = self.refusal(group) {
             return reply(Err(error));
         }
-        let Some(permit) = self.budget.take(PendingRead::BYTES) else {
+        let Some(permit) = self.budget.take(bytes) else {
             return reply(Err(RequestError::Overloaded));
         };
         let reply = PendingReply::new(reply, permit);
         self.send(group, Input::Change(PendingChange { group, change, reply }));
+    }
+
+    /// Starts a replica that was put on record after the runtime started, of a group
+    /// that is created. Nothing happens if the group has a replica here, or had this one.
+    /// Waits for room in the worker's inbox.
+    pub fn add_replica(&self, descriptor: GroupDescriptor) {
+        let birth = Birth { descriptor, leads_parent: false };
+        (self.inbox())(birth.descriptor.group, Input::Notice(Notice::Born(birth)));
     }
 
     /// Asks a voter to take over a group's leadership, at its leader. What comes of

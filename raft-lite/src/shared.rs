@@ -56,11 +56,12 @@ pub struct GroupStatus {
     pub halted: Option<String>,
 }
 
-/// A change of members that took effect in the state machine.
+/// A change of a group that took effect in the state machine.
 #[derive(Debug)]
 pub(crate) struct AppliedChange {
     pub(crate) index: Index,
-    pub(crate) change: MembershipChange,
+    /// What it made of the group's members, if it was a change of them.
+    pub(crate) change: Option<MembershipChange>,
     /// The epoch after it.
     pub(crate) epoch: u64,
 }
@@ -89,8 +90,7 @@ pub(crate) struct GroupShared {
     sole_voter: AtomicBool,
     /// The group's members and epoch, as far as the worker knows.
     members: RwLock<(Arc<Membership>, u64)>,
-    /// Changes of members that the applier has applied and the worker has not
-    /// taken up.
+    /// Changes that the applier has applied and the worker has not taken up.
     changes: Mutex<VecDeque<AppliedChange>>,
     has_changes: AtomicBool,
     /// Bytes of entries handed to the applier and not yet applied.
@@ -135,6 +135,14 @@ impl GroupShared {
         self.leader.store(leader, Ordering::Relaxed);
         self.term.store(term, Ordering::Relaxed);
         self.commit.store(commit, Ordering::Release);
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        match self.role.load(Ordering::Relaxed) {
+            2 => Role::Leader,
+            1 => Role::Candidate,
+            _ => Role::Follower,
+        }
     }
 
     pub(crate) fn set_lead_start(&self, index: Option<Index>) {
@@ -201,9 +209,15 @@ impl GroupShared {
         *self.members.write() = (Arc::new(membership), epoch);
     }
 
-    /// The applier applied a change of members; before it publishes the index.
+    /// The worker took up a change that leaves the members as they are.
+    pub(crate) fn set_epoch(&self, epoch: u64) {
+        self.members.write().1 = epoch;
+    }
+
+    /// The applier applied a change; before it publishes the index.
     pub(crate) fn push_change(&self, change: AppliedChange) {
-        self.changes.lock().push_back(change);
+        let mut changes = self.changes.lock();
+        changes.push_back(change);
         self.has_changes.store(true, Ordering::Release);
     }
 
@@ -211,10 +225,14 @@ impl GroupShared {
         self.has_changes.load(Ordering::Acquire)
     }
 
-    pub(crate) fn take_changes(&self) -> VecDeque<AppliedChange> {
+    /// Changes up to an index that was published. Those beyond it are left, so that
+    /// who takes one up can also show others that it was applied.
+    pub(crate) fn take_changes(&self, applied: Index) -> VecDeque<AppliedChange> {
         let mut changes = self.changes.lock();
-        self.has_changes.store(false, Ordering::Release);
-        mem::take(&mut *changes)
+        let count = changes.iter().take_while(|change| change.index <= applied).count();
+        let later = changes.split_off(count);
+        self.has_changes.store(!later.is_empty(), Ordering::Release);
+        mem::replace(&mut *changes, later)
     }
 
     pub(crate) fn applied(&self) -> Index {
@@ -263,11 +281,7 @@ impl GroupShared {
         GroupStatus {
             group: self.group,
             replica: self.replica,
-            role: match self.role.load(Ordering::Relaxed) {
-                2 => Role::Leader,
-                1 => Role::Candidate,
-                _ => Role::Follower,
-            },
+            role: self.role(),
             leader: (leader != raft::INVALID_ID).then_some(ReplicaId(leader)),
             term: Term(self.term.load(Ordering::Relaxed)),
             commit: Index(self.commit.load(Ordering::Acquire)),

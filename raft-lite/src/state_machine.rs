@@ -1,5 +1,7 @@
 //! The state machine that groups replicate: what raft-lite asks of its user.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use crate::{
@@ -86,6 +88,22 @@ impl Rejection {
     }
 }
 
+/// What applying a batch did besides changing state.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// One for each command in order, and one for each structural entry or change of
+    /// members ([`Payload::outcomes`]).
+    pub outcomes: Vec<CommandOutcome>,
+    /// The epochs of groups after changes that took effect; one for every group whose
+    /// epoch changed in the batch.
+    pub epochs: BTreeMap<GroupId, u64>,
+    /// Replicas that a split made on this node; they are on record, on disk.
+    pub born: Vec<GroupDescriptor>,
+    /// Replicas that went with a change, because their group was absorbed; off the
+    /// record, buried, on disk.
+    pub gone: Vec<(GroupId, ReplicaId)>,
+}
+
 /// A host failure while applying: disk, memory, damaged state. The replica must
 /// not go on, and nothing may be acknowledged.
 #[derive(Debug, thiserror::Error)]
@@ -108,19 +126,15 @@ pub struct ApplyError {
 ///   reach the disk together: what survives a crash is the state after some
 ///   prefix of the log.
 pub trait StateMachine: Send + Sync {
-    /// Applies entries of several groups and appends their outcomes to `outcomes`:
-    /// one for each command, in order, and one for each change of a shard or its
-    /// members ([`Payload::outcomes`]).
+    /// Applies entries of several groups, and adds what came of it to `effects`.
     ///
     /// A change takes effect, with [`CommandOutcome::Applied`], only if its epoch is
-    /// the shard's, which it raises by one; that of members also only if
+    /// the shard's, which it raises; that of members also only if
     /// [`Membership::after`](crate::Membership::after) allows it. Changes that took
-    /// effect are on disk when this returns.
-    fn apply(
-        &self,
-        batch: &[GroupEntries],
-        outcomes: &mut Vec<CommandOutcome>,
-    ) -> Result<(), ApplyError>;
+    /// effect are on disk when this returns, with the replicas that they made or
+    /// removed on this node. A change comes alone, in a batch of its own, and all
+    /// changes of the node come one after the other.
+    fn apply(&self, batch: &[GroupEntries], effects: &mut Effects) -> Result<(), ApplyError>;
 
     /// Asks that what is applied be brought to the disk soon, so that logs can be
     /// truncated. Does not wait for it.
@@ -137,10 +151,28 @@ pub trait StateMachine: Send + Sync {
     /// A snapshot that was made is not needed any more.
     fn release_snapshot(&self, group: GroupId, snapshot: &SnapshotMeta);
 
+    /// Whether a snapshot may be installed here now: false as long as another replica
+    /// here owns what it covers. Asked before its data is fetched, before the replica is
+    /// taken out of service, and once more right before [`install_snapshot`]; if it must
+    /// not be, the leader offers it again.
+    ///
+    /// [`install_snapshot`]: StateMachine::install_snapshot
+    fn admits_snapshot(&self, group: GroupId, replica: ReplicaId, snapshot: &SnapshotMeta) -> bool;
+
+    /// Whether this node still has everything it ever had of a group. A replica of it
+    /// that is a *voter* and is not here was never here then: a split made it elsewhere,
+    /// and this node's parent was overtaken by a snapshot. It may be made by a snapshot.
+    /// Otherwise replicas are made as learners only.
+    fn never_lost(&self, group: GroupId) -> bool;
+
     /// Replaces a group's state by a snapshot whose data was fetched, or makes a new
     /// replica of it. All of it is on disk when this returns: after a crash the
     /// state is that before, or the snapshot. `fetched` is what the fetch gave. Called
-    /// in the order of the group's entries.
+    /// in the order of the group's entries, and never while a change is being applied.
+    ///
+    /// Replicas of other groups that go with it, because the group had absorbed theirs,
+    /// are buried in the same step: [`last_destroyed`](StateMachine::last_destroyed)
+    /// tells of them.
     fn install_snapshot(
         &self,
         group: GroupId,

@@ -7,6 +7,7 @@
 //! write ends the process, because what is on disk is unknown from then on.
 
 mod absent;
+mod births;
 mod input;
 
 use std::{
@@ -20,6 +21,7 @@ use std::{
 use rand::{SeedableRng, rngs::SmallRng};
 
 use absent::Absentees;
+use births::Expected;
 pub(crate) use input::Input;
 
 use crate::{
@@ -75,6 +77,7 @@ pub(crate) struct Worker {
     groups: BTreeMap<GroupId, Slot>,
     /// Replicas that are not in service: coming, going, or being replaced.
     absent: Absentees,
+    expected: Expected,
     dirty: Vec<GroupId>,
     next_tick: BootTime,
     ticks: u64,
@@ -98,6 +101,7 @@ impl Worker {
             parts,
             groups: BTreeMap::new(),
             absent: Absentees::default(),
+            expected: Expected::default(),
             dirty: Vec::new(),
             next_tick,
             ticks: 0,
@@ -200,6 +204,8 @@ impl Worker {
                 }
             }
             Input::Notice(Notice::Wake(id)) => self.touch(id),
+            Input::Notice(Notice::Born(birth)) => self.born(birth),
+            Input::Notice(Notice::Gone(id, replica)) => self.gone(id, replica),
             Input::Notice(Notice::Installed(id, installed)) => self.installed(id, installed),
             Input::Notice(Notice::Destroyed(id, destroyed)) => self.destroyed(id, destroyed),
             Input::SnapshotMade(id, made) => self.snapshot_made(id, made),
@@ -351,6 +357,7 @@ impl Worker {
         self.next_tick = if on_time > now { on_time } else { now + interval };
         self.ticks += 1;
         self.tick_liveness();
+        self.expected.forget(now, 2 * self.parts.config.election_timeout());
         let awake = self.groups.iter().filter(|(_, slot)| !slot.group.is_asleep());
         let awake: Vec<GroupId> = awake.map(|(id, _)| *id).collect();
         for id in awake {

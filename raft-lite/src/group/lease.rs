@@ -8,6 +8,15 @@
 //! clocks that run at different speeds, one for the tick that elections are
 //! measured in (Raft dissertation, section 6.4.1).
 //!
+//! Around changes of the group no barrier is needed, although a split, a freeze or an
+//! absorb lets another group serve what this one did. That can not come before a
+//! replica of this group has applied the change, and a leader shows the others only what
+//! it has applied itself ([`Group::shown`]): whoever reads by the lease after that reads
+//! a state that knows of the change. A leader that has just come shows what was
+//! committed before it led, and does not read by itself before it has applied that.
+//!
+//! [`Group::shown`]: super::Group::shown
+//!
 //! Invariants:
 //! - the lease counts from when a round was sent, never from when it was echoed;
 //! - echoes of another term, and rounds of another leadership, count for nothing.

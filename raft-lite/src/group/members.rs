@@ -8,15 +8,15 @@
 
 use raft::{ProgressState, SnapshotStatus, StateRole};
 
-use super::{Group, GroupError, InFlight};
+use super::{Group, GroupError};
 use crate::{
     clock::BootTime,
     entry::{EntryKind, Payload},
     membership::MembershipChange,
     message::RaftMessage,
-    proposal::{PendingChange, RequestError},
+    proposal::RequestError,
     snapshot::SnapshotMeta,
-    types::{Index, LogPosition, NodeId, ReplicaId, Term},
+    types::{Index, LogPosition, NodeId, ReplicaId},
 };
 
 /// Election timeouts without a leader after which a replica asks whether it was
@@ -71,31 +71,12 @@ impl Group {
         }
     }
 
-    /// Tells `raft` what was applied, changes of members in their places. It must
-    /// know before it stands for election and before the log is truncated: it looks
-    /// through what is not applied.
-    pub(super) fn sync_applied(&mut self) -> Result<(), GroupError> {
-        // The index is published after the changes up to it.
-        let applied = self.shared.applied();
-        if self.shared.has_changes() {
-            for applied in self.shared.take_changes() {
-                self.advance_applied(Index(applied.index.0 - 1));
-                self.take_up(&applied.change, applied.epoch)?;
-                self.advance_applied(applied.index);
-            }
-        }
-        self.advance_applied(applied);
-        Ok(())
-    }
-
-    fn advance_applied(&mut self, index: Index) {
-        if index.0 > self.node.raft.raft_log.applied {
-            self.node.advance_apply_to(index.0);
-        }
-    }
-
     /// Lets a change of members take effect.
-    fn take_up(&mut self, change: &MembershipChange, epoch: u64) -> Result<(), GroupError> {
+    pub(super) fn take_up_members(
+        &mut self,
+        change: &MembershipChange,
+        epoch: u64,
+    ) -> Result<(), GroupError> {
         let wrong = |reason: String| GroupError::WrongMembers(reason);
         let after = self.membership.after(change).map_err(|error| wrong(error.to_string()))?;
         let state = self.node.apply_conf_change(&self.membership.to_raft(change))?;
@@ -104,7 +85,6 @@ impl Group {
         }
         self.strangers.retain(|replica, _| after.node_of(*replica).is_none());
         self.membership = after;
-        self.epoch = epoch;
         self.shared.set_membership(self.membership.clone(), epoch);
         let raft = &mut self.node.raft;
         if raft.state == StateRole::Leader
@@ -142,32 +122,18 @@ impl Group {
         self.membership.was_removed(self.shared.replica)
     }
 
-    /// Accepts a change of members; it is proposed when the round is collected.
-    pub(crate) fn change(&mut self, change: PendingChange) {
-        self.rouse();
-        self.changes.push(change);
-    }
-
-    pub(super) fn propose_changes(&mut self) {
-        for PendingChange { change, reply, .. } in std::mem::take(&mut self.changes) {
-            match self.propose_change(&change) {
-                Ok(position) => {
-                    self.in_flight.push_back(InFlight { position, replies: vec![(reply, 1)] });
-                }
-                Err(error) => reply.send(Err(error)),
-            }
-        }
-    }
-
     /// Leaves a joint configuration, if there is one and this replica leads.
     pub(super) fn leave_joint(&mut self) {
         if self.membership.is_joint() && self.is_leader() && !self.node.raft.has_pending_conf() {
             // Refused now, it is proposed again at the next tick.
-            let _ = self.propose_change(&MembershipChange::leave_joint());
+            let _ = self.propose_change_of_members(&MembershipChange::leave_joint());
         }
     }
 
-    fn propose_change(&mut self, change: &MembershipChange) -> Result<LogPosition, RequestError> {
+    pub(super) fn propose_change_of_members(
+        &mut self,
+        change: &MembershipChange,
+    ) -> Result<LogPosition, RequestError> {
         if !self.is_leader() {
             return Err(self.not_leader());
         }
@@ -190,7 +156,7 @@ impl Group {
         };
         let raft_change = self.membership.to_raft(change);
         match self.node.propose_conf_change(payload.encode_entry(), raft_change) {
-            Ok(()) => Ok(LogPosition { index: self.last_index(), term: Term(self.node.raft.term) }),
+            Ok(()) => Ok(self.last_position()),
             Err(_) => Err(RequestError::Overloaded),
         }
     }
@@ -320,13 +286,4 @@ impl Group {
             self.node.report_snapshot(from.0, SnapshotStatus::Failure);
         }
     }
-}
-
-/// The change that an entry makes to the group's members, if it does.
-pub(crate) fn membership_change(payload: Option<&Payload>) -> Option<(&MembershipChange, u64)> {
-    let payload = payload?;
-    if payload.kind != EntryKind::Membership as i32 {
-        return None;
-    }
-    payload.membership.as_ref().map(|change| (change, payload.epoch))
 }

@@ -10,7 +10,7 @@ use crate::{
     clock::BootTime,
     entry::{Command, EntryKind, Payload},
     proposal::{PendingProposal, PendingRead, RequestError},
-    types::{Index, LogPosition, NodeId, Term},
+    types::{Index, NodeId},
 };
 
 impl Group {
@@ -100,8 +100,7 @@ impl Group {
         self.limit_in_flight();
         match self.node.propose(Vec::new(), payload.encode_entry()) {
             Ok(()) => {
-                let position =
-                    LogPosition { index: self.last_index(), term: Term(self.node.raft.term) };
+                let position = self.last_position();
                 self.in_flight.push_back(InFlight { position, replies });
             }
             Err(error) => {

@@ -188,12 +188,13 @@ fn entries_are_read_back_as_appended(subject: &mut dyn Subject) {
     let odd = [
         LogEntry::new(Index(11), Term(6), Bytes::new()),
         LogEntry::new(Index(12), Term(u64::MAX), Bytes::from(vec![0; 100_000])),
+        LogEntry::new_structural(Index(13), Term(u64::MAX), Bytes::from(vec![7; 100])),
     ];
     write(subject.store(), [(G, LogChange::Append(odd.to_vec()))]);
     always(subject, |subject| {
-        assert_eq!(state(subject).last, at(12, u64::MAX));
+        assert_eq!(state(subject).last, at(13, u64::MAX));
         let expected = [entries(6..11, 6), odd.to_vec()].concat();
-        assert_eq!(read(subject, 6, 13).unwrap(), expected);
+        assert_eq!(read(subject, 6, 14).unwrap(), expected);
         assert_eq!(read(subject, 8, 9).unwrap(), entries(8..9, 6));
     });
 }

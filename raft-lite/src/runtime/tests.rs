@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use super::*;
 use crate::{
-    ApplyError, CommandOutcome, GroupEntries, INITIAL_POSITION, Index, Membership, MemoryLogStore,
-    NoTransport, NodeId, ReplicaId, ReplicaRecord, SnapshotMeta, SnapshotReply, SystemClock,
+    ApplyError, CommandOutcome, Effects, EntryKind, GroupEntries, INITIAL_POSITION, Index,
+    Membership, MemoryLogStore, NoTransport, NodeId, Payload, Rejection, ReplicaId, ReplicaRecord,
+    SnapshotMeta, SnapshotReply, SystemClock,
 };
 
 /// Longer than anything here takes on the slowest machine.
@@ -17,17 +18,37 @@ const POISON: &[u8] = b"poison";
 
 type Answer = Result<Vec<CommandOutcome>, RequestError>;
 
-/// Answers each command with itself, once it is let.
+/// Answers each command with itself, once it is let. A structural change is the number
+/// of a group: born by it, or gone with it if it is here.
 struct Echo {
     gate: parking_lot::RwLock<()>,
+    epochs: Mutex<BTreeMap<GroupId, u64>>,
+    buried: Mutex<BTreeSet<GroupId>>,
+}
+
+impl Echo {
+    fn change(&self, group: GroupId, payload: &Payload, effects: &mut Effects) {
+        let mut epochs = self.epochs.lock();
+        let epoch = epochs.entry(group).or_insert(1);
+        if payload.epoch != *epoch {
+            effects.outcomes.push(CommandOutcome::Rejected(Rejection::StaleEpoch));
+            return;
+        }
+        *epoch += 1;
+        effects.epochs.insert(group, *epoch);
+        effects.outcomes.push(CommandOutcome::Applied(Bytes::new()));
+        let other = u64::from(payload.structural[0]);
+        if epochs.insert(GroupId(other), 1).is_none() {
+            effects.born.push(descriptor(other, false));
+        } else {
+            self.buried.lock().insert(GroupId(other));
+            effects.gone.push((GroupId(other), ReplicaId(other)));
+        }
+    }
 }
 
 impl StateMachine for Echo {
-    fn apply(
-        &self,
-        batch: &[GroupEntries],
-        outcomes: &mut Vec<CommandOutcome>,
-    ) -> Result<(), ApplyError> {
+    fn apply(&self, batch: &[GroupEntries], effects: &mut Effects) -> Result<(), ApplyError> {
         let _passed = self.gate.read();
         for group in batch {
             for entry in &group.entries {
@@ -36,7 +57,12 @@ impl StateMachine for Echo {
                         let message = "poisoned".to_owned();
                         return Err(ApplyError { group: group.group, message });
                     }
-                    outcomes.push(CommandOutcome::Applied(command.payload.clone()));
+                    effects.outcomes.push(CommandOutcome::Applied(command.payload.clone()));
+                }
+                if let Some(payload) = &entry.payload
+                    && payload.kind == EntryKind::Structural as i32
+                {
+                    self.change(group.group, payload, effects);
                 }
             }
         }
@@ -55,6 +81,14 @@ impl StateMachine for Echo {
 
     fn release_snapshot(&self, _group: GroupId, _snapshot: &SnapshotMeta) {}
 
+    fn admits_snapshot(&self, _: GroupId, _: ReplicaId, _: &SnapshotMeta) -> bool {
+        true
+    }
+
+    fn never_lost(&self, _group: GroupId) -> bool {
+        true
+    }
+
     fn install_snapshot(
         &self,
         _group: GroupId,
@@ -71,8 +105,8 @@ impl StateMachine for Echo {
         Ok(())
     }
 
-    fn last_destroyed(&self, _group: GroupId) -> Option<ReplicaId> {
-        None
+    fn last_destroyed(&self, group: GroupId) -> Option<ReplicaId> {
+        self.buried.lock().contains(&group).then_some(ReplicaId(group.0))
     }
 }
 
@@ -94,7 +128,11 @@ fn descriptor(group: u64, started: bool) -> GroupDescriptor {
 }
 
 fn start_with(config: Config, descriptors: Vec<GroupDescriptor>) -> Fixture {
-    let machine = Arc::new(Echo { gate: parking_lot::RwLock::new(()) });
+    let machine = Arc::new(Echo {
+        gate: parking_lot::RwLock::new(()),
+        epochs: Mutex::default(),
+        buried: Mutex::default(),
+    });
     let log = Arc::new(MemoryLogStore::new());
     let parts = Parts {
         log: Arc::clone(&log) as _,
@@ -133,6 +171,26 @@ impl Fixture {
             reply: Box::new(move |answer| drop(sender.send(answer))),
         });
         receiver
+    }
+
+    fn change(&self, group: u64, epoch: u64, other: u8) -> Answer {
+        let (sender, receiver) = mpsc::channel();
+        let reply = Box::new(move |answer| drop(sender.send(answer)));
+        self.raft.change_group(GroupId(group), epoch, Bytes::from(vec![other]), reply);
+        receiver.recv_timeout(PATIENCE).unwrap()
+    }
+
+    /// Waits until a group leads here, or until it has no replica here.
+    fn await_led(&self, group: u64, is_led: bool) {
+        let began = std::time::Instant::now();
+        let is_so = || match self.raft.status(GroupId(group)) {
+            Some(_) => is_led && self.raft.could_read(GroupId(group)),
+            None => !is_led,
+        };
+        while !is_so() {
+            assert!(began.elapsed() < PATIENCE, "group {group}: {is_led}");
+            thread::yield_now();
+        }
     }
 
     fn read(&self, group: u64) -> Result<Index, RequestError> {
@@ -269,4 +327,47 @@ fn a_log_that_belongs_to_nobody_is_removed() {
     let raft = MultiRaft::start(Config::default(), parts, descriptors).unwrap();
     assert_eq!(fixture.log.groups(), [GroupId(1)]);
     assert!(raft.status(GroupId(2)).is_none());
+}
+
+#[test]
+fn a_change_takes_effect_at_its_epoch_only() {
+    let fixture = start();
+    fixture.await_led(1, true);
+    assert!(matches!(fixture.change(1, 2, 3), Err(RequestError::Refused(_))));
+    assert_eq!(fixture.change(1, 1, 3), echo(&[b""]));
+    assert!(matches!(fixture.change(1, 1, 4), Err(RequestError::Refused(_))));
+    assert_eq!(fixture.change(1, 2, 4), echo(&[b""]));
+    // The next answer comes after the worker took the change up.
+    assert!(matches!(fixture.change(1, 2, 5), Err(RequestError::Refused(_))));
+    assert_eq!(fixture.raft.status(GroupId(1)).unwrap().epoch, 3);
+}
+
+#[test]
+fn what_is_born_elects_at_once_and_what_is_absorbed_is_gone_with_its_log() {
+    let fixture = start();
+    fixture.await_led(1, true);
+    fixture.change(1, 1, 3).unwrap();
+    fixture.await_led(3, true);
+    let answer = fixture.propose(3, &[b"x"]).recv_timeout(PATIENCE).unwrap();
+    assert_eq!(answer, echo(&[b"x"]));
+    fixture.change(1, 2, 3).unwrap();
+    fixture.await_led(3, false);
+    assert_eq!(fixture.log.groups(), [GroupId(1), GroupId(2)]);
+    // It was here: nothing brings it back.
+    fixture.raft.add_replica(descriptor(3, false));
+    assert!(fixture.read(1).is_ok());
+    assert!(fixture.raft.status(GroupId(3)).is_none());
+}
+
+#[test]
+fn a_replica_of_a_group_that_is_created_can_be_added_more_than_once() {
+    let fixture = start();
+    fixture.raft.add_replica(descriptor(4, false));
+    fixture.raft.add_replica(descriptor(4, false));
+    fixture.await_led(4, true);
+    let answer = fixture.propose(4, &[b"x"]).recv_timeout(PATIENCE).unwrap();
+    assert_eq!(answer, echo(&[b"x"]));
+    fixture.raft.add_replica(descriptor(4, false));
+    let again = fixture.propose(4, &[b"y"]).recv_timeout(PATIENCE).unwrap();
+    assert_eq!(again, echo(&[b"y"]));
 }

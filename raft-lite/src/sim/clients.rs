@@ -13,7 +13,7 @@ use crate::{
     group::MemberProgress,
     membership::{Membership, MembershipChange, NewReplica},
     proposal::{
-        Budget, PendingChange, PendingProposal, PendingRead, PendingReply, ProposalReply,
+        Budget, Change, PendingChange, PendingProposal, PendingRead, PendingReply, ProposalReply,
         RequestError,
     },
     shared::{GroupStatus, Role},
@@ -129,6 +129,7 @@ impl Sim {
                 history.lock().changes += 1;
             }
         });
+        let change = Change::Members(change);
         let change = PendingChange { group, change, reply: pending(reply) };
         self.hand(leader, Input::Change(change));
     }

@@ -17,7 +17,7 @@ use crate::{
     snapshot::SnapshotMeta,
     startup::ReplicaRecord,
     state_machine::{
-        ApplyError, CommandOutcome, GroupEntries, Rejection, SnapshotReply, StateMachine,
+        ApplyError, CommandOutcome, Effects, GroupEntries, Rejection, SnapshotReply, StateMachine,
     },
     types::{GroupId, INITIAL_POSITION, Index, LogPosition, ReplicaId},
 };
@@ -209,11 +209,7 @@ fn no_replica(group: GroupId) -> ApplyError {
 }
 
 impl StateMachine for SimMachine {
-    fn apply(
-        &self,
-        batch: &[GroupEntries],
-        outcomes: &mut Vec<CommandOutcome>,
-    ) -> Result<(), ApplyError> {
+    fn apply(&self, batch: &[GroupEntries], effects: &mut Effects) -> Result<(), ApplyError> {
         let mut state = self.state.lock().unwrap();
         for group in batch {
             let replica =
@@ -227,10 +223,11 @@ impl StateMachine for SimMachine {
                     if payload.kind == EntryKind::Membership as i32 {
                         let change = payload.membership.as_ref().unwrap();
                         let after = replica.membership.after(change);
-                        outcomes.push(match after {
+                        effects.outcomes.push(match after {
                             Ok(after) if payload.epoch == replica.epoch => {
                                 replica.membership = after;
                                 replica.epoch += 1;
+                                effects.epochs.insert(group.group, replica.epoch);
                                 changed = true;
                                 CommandOutcome::Applied(Bytes::new())
                             }
@@ -241,7 +238,9 @@ impl StateMachine for SimMachine {
                         let number = command.payload.as_ref().try_into().unwrap();
                         numbers.push(u64::from_be_bytes(number));
                         let index = entry.position.index.0.to_be_bytes();
-                        outcomes.push(CommandOutcome::Applied(Bytes::copy_from_slice(&index)));
+                        effects
+                            .outcomes
+                            .push(CommandOutcome::Applied(Bytes::copy_from_slice(&index)));
                     }
                 }
                 replica.applied.push((entry.position, numbers));
@@ -273,6 +272,14 @@ impl StateMachine for SimMachine {
 
     fn release_snapshot(&self, _group: GroupId, _snapshot: &SnapshotMeta) {
         self.state.lock().unwrap().held -= 1;
+    }
+
+    fn admits_snapshot(&self, _: GroupId, _: ReplicaId, _: &SnapshotMeta) -> bool {
+        true
+    }
+
+    fn never_lost(&self, _group: GroupId) -> bool {
+        false
     }
 
     fn install_snapshot(

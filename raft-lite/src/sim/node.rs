@@ -103,7 +103,7 @@ impl SimNode {
             inbox: Arc::new(move |_, input| drop(sender.lock().unwrap().send(input))),
         };
         let notify = Box::new(move |notice| drop(to_applier.send(Input::Notice(notice))));
-        let applier = Applier::new(Arc::clone(&parts.state_machine), notify);
+        let applier = Applier::new(Arc::clone(&parts.state_machine), Arc::clone(&registry), notify);
         let mut worker = Worker::new(parts, true);
         for (descriptor, log) in runnable {
             worker.add_group(descriptor, log).unwrap();

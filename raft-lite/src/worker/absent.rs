@@ -5,15 +5,15 @@
 //! alive, so that the leader offers it a snapshot and waits for it to be installed.
 //! It gives no vote, acknowledges no entry and confirms no read.
 //!
-//! A replica is made only as a learner: a voter that is not here has lost what it
-//! voted for and acknowledged, and must not come back. Nor must one that was
-//! destroyed.
+//! A replica is made only as a learner, unless the node has never lost anything: a
+//! voter that is not here has lost what it voted for and acknowledged, and must not come
+//! back. Nor must one that was destroyed.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Input, Worker};
+use super::{Input, Slot, Worker};
 use crate::{
     applier::ApplyTask,
     config::GroupDescriptor,
@@ -24,7 +24,7 @@ use crate::{
     snapshot::SnapshotMeta,
     startup::first_hard_state,
     state_machine::ApplyError,
-    types::{GroupId, HardState, Index, NodeId, ReplicaId},
+    types::{GroupId, HardState, INITIAL_POSITION, Index, NodeId, ReplicaId},
 };
 
 /// A snapshot on its way into a replica.
@@ -35,13 +35,20 @@ struct Install {
     snapshot: SnapshotMeta,
 }
 
+/// A snapshot that an applier is installing.
+struct Installing {
+    install: Install,
+    /// The hard state of the replica that it replaces.
+    before: HardState,
+    /// That replica: it goes on if the snapshot must not be installed.
+    replaced: Option<Slot>,
+}
+
 #[derive(Default)]
 pub(super) struct Absentees {
     /// Snapshots whose data is being fetched.
     fetching: BTreeMap<GroupId, Install>,
-    /// Snapshots that an applier is installing; the hard state of the replica that
-    /// was here before.
-    installing: BTreeMap<GroupId, (Install, HardState)>,
+    installing: BTreeMap<GroupId, Installing>,
     /// Replicas that an applier is removing.
     destroying: BTreeMap<GroupId, ReplicaId>,
     /// Work for the appliers and messages, for the next round.
@@ -70,7 +77,7 @@ impl Absentees {
     /// Index of the snapshot on its way into a replica; 0 if there is none.
     fn index_of(&self, group: GroupId) -> Index {
         let install =
-            self.fetching.get(&group).or(self.installing.get(&group).map(|(install, _)| install));
+            self.fetching.get(&group).or(self.installing.get(&group).map(|one| &one.install));
         install.map_or(Index(0), |install| install.snapshot.position.index)
     }
 }
@@ -87,19 +94,42 @@ impl Worker {
         if !is_replaced && self.parts.registry.get(id).is_some() {
             return;
         }
+        let now = self.parts.clock.now();
+        if message.asks_for_vote() && !is_replaced {
+            return self.expected.keep_vote(from, message, now);
+        }
+        let patience = self.parts.config.election_timeout();
+        if message.appends_after(INITIAL_POSITION.index)
+            && !is_replaced
+            && self.expected.may_be_born(id, now, patience)
+        {
+            return;
+        }
         if let Some(answer) = message.answer_of_absent(self.absent.index_of(id).0) {
             return self.absent.answers.push((from, answer));
         }
         if let Some(snapshot) = message.snapshot()
             && !is_replaced
-            && snapshot.membership.learners.contains_key(&to)
+            && self.may_be_made(id, to, &snapshot)
         {
             self.fetch(from, message, snapshot);
         }
     }
 
+    /// Whether a replica that is not here may be made by a snapshot.
+    fn may_be_made(&self, id: GroupId, replica: ReplicaId, snapshot: &SnapshotMeta) -> bool {
+        let members = &snapshot.membership;
+        members.learners.contains_key(&replica)
+            || (members.node_of(replica).is_some() && self.parts.state_machine.never_lost(id))
+    }
+
+    /// Whether an applier has the group's replica in its hands.
+    pub(super) fn is_being_installed(&self, id: GroupId) -> bool {
+        self.absent.installing.contains_key(&id)
+    }
+
     /// Whether the replica was here and was destroyed, or is being.
-    fn is_gone(&self, id: GroupId, replica: ReplicaId) -> bool {
+    pub(super) fn is_gone(&self, id: GroupId, replica: ReplicaId) -> bool {
         let destroyed = self.parts.state_machine.last_destroyed(id);
         destroyed.is_some_and(|last| replica <= last) || self.absent.destroying.contains_key(&id)
     }
@@ -108,7 +138,10 @@ impl Worker {
     pub(super) fn fetch(&mut self, from: NodeId, offer: RaftMessage, snapshot: SnapshotMeta) {
         let id = offer.group();
         // With a full disk it would not end well; the leader offers it again.
-        if self.absent.index_of(id) > Index(0) || self.parts.liveness.is_disk_full() {
+        if self.absent.index_of(id) > Index(0)
+            || self.parts.liveness.is_disk_full()
+            || !self.parts.state_machine.admits_snapshot(id, offer.to(), &snapshot)
+        {
             return;
         }
         tracing::info!(group = id.0, index = snapshot.position.index.0, "fetching a snapshot");
@@ -136,7 +169,9 @@ impl Worker {
             }
         };
         let replica = install.offer.to();
+        let admits = self.parts.state_machine.admits_snapshot(id, replica, &install.snapshot);
         let hard_state = match self.groups.get(&id) {
+            _ if !admits => None,
             Some(slot) if slot.group.shared.replica != replica => None,
             Some(slot) => {
                 let hard_state = slot.group.written();
@@ -147,28 +182,32 @@ impl Worker {
             None if self.is_gone(id, replica) || self.parts.registry.get(id).is_some() => None,
             None => Some(HardState::default()),
         };
-        let Some(hard_state) = hard_state else {
+        let Some(before) = hard_state else {
             self.parts.state_machine.discard_fetched(&fetched);
             return;
         };
-        self.take_out(id, "it is being given a snapshot");
+        let replaced = self.take_out(id, "it is being given a snapshot");
         self.absent.tasks.push(ApplyTask::Install {
             group: id,
             replica,
             snapshot: install.snapshot.clone(),
             fetched,
         });
-        self.absent.installing.insert(id, (install, hard_state));
+        self.absent.installing.insert(id, Installing { install, before, replaced });
     }
 
     /// The state machine holds the snapshot, on disk: the log begins anew after it,
-    /// and the replica starts.
+    /// and the replica starts. Or it must not have it, and the replica goes on.
     pub(super) fn installed(
         &mut self,
         id: GroupId,
-        installed: Result<GroupDescriptor, ApplyError>,
+        installed: Option<Result<GroupDescriptor, ApplyError>>,
     ) {
-        let Some((install, before)) = self.absent.installing.remove(&id) else { return };
+        let Some(Installing { install, before, replaced }) = self.absent.installing.remove(&id)
+        else {
+            return;
+        };
+        let Some(installed) = installed else { return self.put_back(id, replaced) };
         let (replica, members) = (install.offer.to(), install.snapshot.membership.clone());
         let started = installed.map_err(|error| error.to_string()).and_then(|descriptor| {
             let start = descriptor.record.applied;
@@ -196,6 +235,23 @@ impl Worker {
         }
     }
 
+    /// A replica that was to be replaced goes on, or goes, if its group was absorbed
+    /// meanwhile.
+    fn put_back(&mut self, id: GroupId, replaced: Option<Slot>) {
+        let Some(mut slot) = replaced else { return };
+        let shared = &slot.group.shared;
+        let is_gone = self.is_gone(id, shared.replica);
+        if !is_gone && shared.halted().is_some() {
+            return;
+        }
+        slot.dirty = false;
+        self.groups.insert(id, slot);
+        self.touch(id);
+        if is_gone {
+            self.destroy(id, "its group was absorbed by another");
+        }
+    }
+
     /// Has a replica removed that does not belong to its group any more.
     pub(super) fn destroy(&mut self, id: GroupId, reason: &str) {
         let Some(slot) = self.groups.get(&id) else { return };
@@ -210,16 +266,19 @@ impl Worker {
     pub(super) fn destroyed(&mut self, id: GroupId, destroyed: Result<(), ApplyError>) {
         self.absent.destroying.remove(&id);
         match destroyed {
-            Ok(()) => {
-                self.write(id, LogChange::Clean, Durability::Buffered);
-                self.parts.registry.remove(id);
-            }
+            Ok(()) => self.forget_replica(id),
             Err(error) => {
                 if let Some(shared) = self.parts.registry.get(id) {
                     shared.halt(error.to_string());
                 }
             }
         }
+    }
+
+    /// Nothing is left of a replica but its log, which goes too.
+    pub(super) fn forget_replica(&mut self, id: GroupId) {
+        self.write(id, LogChange::Clean, Durability::Buffered);
+        self.parts.registry.remove(id);
     }
 
     /// Has a snapshot made for replicas that are far behind.
@@ -247,10 +306,11 @@ impl Worker {
     }
 
     /// Takes a replica out of service; who waits for it is told.
-    fn take_out(&mut self, id: GroupId, reason: &str) {
-        if let Some(mut slot) = self.groups.remove(&id) {
-            slot.group.shared.retire();
-            slot.group.abandon(reason);
-        }
+    fn take_out(&mut self, id: GroupId, reason: &str) -> Option<Slot> {
+        let mut slot = self.groups.remove(&id)?;
+        slot.group.resign();
+        slot.group.shared.retire();
+        slot.group.abandon(reason);
+        Some(slot)
     }
 }
