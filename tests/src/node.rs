@@ -36,6 +36,7 @@ pub struct NodeOptions {
     plugin: Option<Plugin>,
     data_dir: Option<PathBuf>,
     environment: Vec<(&'static str, String)>,
+    settings: Option<String>,
 }
 
 /// A plugin to start with.
@@ -52,6 +53,7 @@ impl Default for NodeOptions {
             plugin: env::var_os("RAFTKV_TEST_PLUGIN").map(|file| Plugin::File(file.into())),
             data_dir: None,
             environment: Vec::new(),
+            settings: None,
         }
     }
 }
@@ -95,6 +97,12 @@ impl NodeOptions {
     /// Uses this data folder, which outlives the node.
     pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(folder.into());
+        self
+    }
+
+    /// Gives it a file with these settings.
+    pub fn config(mut self, settings: &str) -> Self {
+        self.settings = Some(settings.to_owned());
         self
     }
 
@@ -216,6 +224,11 @@ impl Node {
         command.arg(self.port.number().to_string());
         if let Some(plugin) = &self.options.plugin {
             command.arg("--plugin").arg(self.plugin_file(plugin));
+        }
+        if let Some(settings) = &self.options.settings {
+            let file = self.folder.path().join("settings.toml");
+            fs::write(&file, settings).expect("the folder is writable");
+            command.arg("--config").arg(file);
         }
         command.args(&self.options.arguments);
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));

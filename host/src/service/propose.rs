@@ -153,10 +153,8 @@ impl Service {
             let (next, had_no_effect) = match &error {
                 RequestError::NotLeader { leader } => (*leader, true),
                 // There is no connection to the node that is taken for the leader, or it
-                // has no replica any more.
-                RequestError::Unavailable(_)
-                    if self.is_other(target) || self.machine.shard(route.group).is_none() =>
-                {
+                // has no replica any more, or hands its leadership over.
+                RequestError::Unavailable(_) if self.is_other(target) || !self.is_halted(route) => {
                     route.hint.store(0, Ordering::Relaxed);
                     (None, true)
                 }

@@ -236,6 +236,10 @@ impl Service {
                 Err(RequestError::Unavailable(_)) if self.machine.shard(route.group).is_none() => {
                     return Err(ServiceError::of_rejection(Rejection::SlotNotOwned, &route.name));
                 }
+                // It is going away: its group is gone already, what it stored is not.
+                Err(RequestError::Unavailable(_)) if !self.is_halted(route) => {
+                    pauses.pause().await;
+                }
                 // Nothing of a read is left behind: it can be asked elsewhere.
                 Err(RequestError::Stopping) => {
                     return Err(ServiceError::ShardUnavailable {
@@ -250,6 +254,11 @@ impl Service {
                 return Err(self.request_error(none, route));
             }
         }
+    }
+
+    /// Whether this node's replica has stopped for good.
+    pub(super) fn is_halted(&self, route: &ShardRoute) -> bool {
+        self.raft.status(route.group).is_some_and(|status| status.halted.is_some())
     }
 }
 

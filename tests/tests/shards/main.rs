@@ -4,5 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod admin;
+mod nodes;
+mod points;
 mod refusals;
+mod scan;
 mod support;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Instant};
 
 use raft_kv_proto::v1::{MoveOrder, order::Kind};
-use raft_lite::{GroupId, Membership};
+use raft_lite::{GroupId, Membership, NodeId, ReplicaId};
 
 use super::{Attempt, FIND_WITHIN, failed};
 use crate::{
@@ -200,9 +200,18 @@ impl Service {
             return self.undo_move(copy, shard, wanted).await;
         }
         failpoint::hit("migrate").await;
+        let is_coming = |(_, on): (&ReplicaId, &NodeId)| {
+            wanted.to.as_ref().is_some_and(|to| node_number(to) == *on)
+        };
+        if shard.membership.learners.iter().any(is_coming) {
+            failpoint::hit("migrate-learner").await;
+        }
         match self.move_once(group, &wanted).await? {
             None if task.kind() == TaskKind::Create => Attempt::wait("the shard's replicas spread"),
-            None => Attempt::done(),
+            None => {
+                failpoint::hit("migrate-moved").await;
+                Attempt::done()
+            }
             Some(message) => Attempt::wait(message),
         }
     }
