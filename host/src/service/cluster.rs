@@ -296,8 +296,9 @@ impl Service {
     }
 
     async fn add_node(&self, node: String, address: String) -> Result<u64, ServiceError> {
-        check_node_id(&node)
-            .map_err(|message| ServiceError::invalid("node_id", "an id", &message))?;
+        check_node_id(&node).map_err(|message| {
+            ServiceError::invalid("node_id", "an id", &format!("node_id {message}"))
+        })?;
         if address
             .rsplit_once(':')
             .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())

@@ -31,8 +31,9 @@ impl Service {
                 request.election_timeout_ms
             ));
         }
-        check_node_id(&node)
-            .map_err(|message| ServiceError::invalid("node_id", "an id", &message))?;
+        check_node_id(&node).map_err(|message| {
+            ServiceError::invalid("node_id", "an id", &format!("node_id {message}"))
+        })?;
         let known = self.copy.borrow().nodes.get(&node).cloned();
         let is_other = known.is_some_and(|known| known.folder != 0 && known.folder != folder);
         if folder == 0 || (is_other && self.is_reachable(&node)) {

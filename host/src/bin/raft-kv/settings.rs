@@ -37,7 +37,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NODES")]
     cluster: Option<String>,
     /// A node of a running cluster that this one is to join
-    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["cluster", "shards", "slots", "plugin"])]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["cluster", "shards", "slots"])]
     join: Option<String>,
     /// Replace the replicas of a node that is gone for so many seconds [default: 300]
     #[arg(long, value_name = "SECONDS")]

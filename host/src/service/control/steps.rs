@@ -306,6 +306,12 @@ impl Service {
         let shards: Vec<&ShardRecord> = copy.shards_on(node).collect();
         if shards.is_empty() {
             failpoint::hit("drain-leave").await;
+            // Once it is forgotten nobody tells it that its replicas are to go.
+            if let Ok(answer) = self.order(node_number(node), orders::report()).await
+                && answer.report.is_some_and(|report| !report.replicas.is_empty())
+            {
+                return Attempt::wait(format!("node {node} is removing its replicas"));
+            }
             return Ok(Attempt::Next(OperationStep::Leave));
         }
         let running = copy.operations.values().filter(|o| o.is_running() && o.task.from == *node);
