@@ -73,7 +73,11 @@ async fn a_shard_is_created_migrated_split_merged_and_handed_over_with_its_data(
         r#"{"sources": ["shard_1","shard_2"], "target": "shard_1"}"#,
     );
     assert_eq!(merged["kind"], "merge");
-    assert_eq!(cluster.request(0, "GET", "/admin/shard/shard_2", "").status, 404);
+    // Another node hears of it a moment later.
+    raft_kv_tests::eventually("the merged shard to be gone", OVER_WITHIN, async || {
+        (cluster.request(0, "GET", "/admin/shard/shard_2", "").status == 404).then_some(())
+    })
+    .await;
     check(&cluster, &data).await;
 
     let answer =
