@@ -76,7 +76,8 @@ struct ReplicaSeen {
 }
 
 impl Seen {
-    fn of(report: NodeReport) -> Self {
+    /// What a node said when it was asked at `at`.
+    fn of(report: NodeReport, at: Instant) -> Self {
         let replica = |report: ReplicaReport| {
             let record = ShardRecord::decode(&report.record).ok()?;
             let seen = ReplicaSeen {
@@ -88,7 +89,7 @@ impl Seen {
             Some((record.group, seen))
         };
         let replicas = report.replicas.into_iter().filter_map(replica).collect();
-        Seen { at: Instant::now(), replicas }
+        Seen { at, replicas }
     }
 }
 
@@ -134,7 +135,8 @@ impl Balancer {
     pub(super) async fn look_after(&mut self, service: &Arc<Service>, copy: &Arc<MetaState>) {
         if let Some(looking) = self.looking.take_if(|looking| looking.is_finished()) {
             let reports = looking.await.unwrap_or_default().into_iter();
-            self.seen.extend(reports.map(|(node, report)| (node, Seen::of(report))));
+            let at = self.looked.unwrap_or_else(Instant::now);
+            self.seen.extend(reports.map(|(node, report)| (node, Seen::of(report, at))));
             self.seen.retain(|node, _| copy.nodes.contains_key(node));
             self.note_loads(Instant::now());
             self.may_transfer = true;
@@ -314,9 +316,12 @@ impl Balancer {
             }
         }
         let (shard, node, why) = found?;
-        let what = format!("{} on {node} is lost", shard.name);
-        let lasts = self.lasts(what, wrong, self.config.settle);
-        (lasts && shard.membership.voters.len() > 1)
+        let replica = shard.membership.replica_on(node_number(&node)).unwrap_or_default();
+        let what = format!("replica {replica} of {} on {node} is lost", shard.name);
+        let lasts = self.lasts(what.clone(), wrong, self.config.settle);
+        // What was seen may be from before this replica came.
+        let was_seen_since = self.since[&what] < self.seen[&node].at;
+        (lasts && was_seen_since && shard.membership.voters.len() > 1)
             .then(|| remove(&shard.name, &node, "lost", why))
     }
 
