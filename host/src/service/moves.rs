@@ -55,7 +55,12 @@ impl Service {
         wanted: &Move,
     ) -> Result<Moved, RequestError> {
         let members = self.members_of(route)?;
-        let progress = self.progress(route).await?;
+        let mut progress = self.progress(route).await?;
+        for member in &mut progress {
+            let is_here = member.node == self.info.number;
+            member.is_caught_up &=
+                is_here || self.network.any_of([member.node].into_iter()).is_some();
+        }
         let own = members.replica_on(self.info.number).unwrap_or_default();
         let message = match next_move(&members, &progress, own, wanted) {
             NextMove::Done => return Ok(Moved { done: true, message: String::new() }),
@@ -153,8 +158,42 @@ impl Service {
     }
 }
 
-/// What is to be done next for a move, at the leader `own`.
+/// What is to be done next for a move, at the leader `own`. Nothing is removed unless those
+/// that stay could go on.
 fn next_move(
+    members: &Membership,
+    progress: &[MemberProgress],
+    own: ReplicaId,
+    wanted: &Move,
+) -> NextMove {
+    match next_wanted(members, progress, own, wanted) {
+        NextMove::Change(change)
+            if !change.remove.is_empty() && !could_go_on(members, progress, own, &change) =>
+        {
+            NextMove::Wait("too few of the shard's other replicas are up".to_owned())
+        }
+        next => next,
+    }
+}
+
+/// Whether a majority of the voters after a change is up.
+fn could_go_on(
+    members: &Membership,
+    progress: &[MemberProgress],
+    own: ReplicaId,
+    change: &MembershipChange,
+) -> bool {
+    let voters =
+        members.voters.keys().copied().chain(change.promote.iter().copied().map(ReplicaId));
+    let voters: Vec<ReplicaId> =
+        voters.filter(|replica| !change.remove.contains(&replica.0)).collect();
+    let is_up = |replica: &&ReplicaId| {
+        **replica == own || progress.iter().any(|p| p.replica == **replica && p.is_caught_up)
+    };
+    2 * voters.iter().filter(is_up).count() > voters.len()
+}
+
+fn next_wanted(
     members: &Membership,
     progress: &[MemberProgress],
     own: ReplicaId,
@@ -298,5 +337,18 @@ mod tests {
         assert_eq!(next(&both, 1, &[], &wanted), NextMove::HandOver(ReplicaId(4)));
         let removed = next(&both, 4, &[], &wanted);
         assert!(matches!(removed, NextMove::Change(change) if change.remove == [1]));
+    }
+
+    #[test]
+    fn no_replica_goes_if_too_few_of_the_others_are_up() {
+        let wanted = Move { from: Some(node(3)), to: None };
+        let three = members(&[1, 2, 3], &[]);
+        assert!(matches!(next(&three, 2, &[1], &wanted), NextMove::Wait(_)));
+        let removed = next(&three, 2, &[3], &wanted);
+        assert!(matches!(removed, NextMove::Change(change) if change.remove == [3]));
+        // With another that comes there are enough.
+        let learning = members(&[1, 2, 3], &[4]);
+        let swapped = next(&learning, 2, &[1], &migrate(3, 4));
+        assert!(matches!(swapped, NextMove::Change(change) if change.promote == [4]));
     }
 }
