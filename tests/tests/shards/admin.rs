@@ -1,9 +1,11 @@
 //! The administrator's requests, as an administrator types them.
 
-use raft_kv_tests::{Cluster, eventually};
+use raft_kv_tests::{Cluster, ClusterOptions, NodeOptions, eventually};
 use serde_json::Value;
 
-use crate::support::{Data, OVER_WITHIN, client_of, done, ended, four_nodes, id, three_nodes};
+use crate::support::{
+    Data, OVER_WITHIN, client_of, done, ended, four_nodes, id, stop_balancer, three_nodes,
+};
 
 const KEYS: usize = 200;
 
@@ -284,4 +286,34 @@ async fn a_shard_that_moved_is_found_through_nodes_that_led_it_before() {
         done(&cluster, place, "DELETE", &format!("{replicas}/{}", id(place)), "");
         data.check(&cluster).await;
     }
+}
+
+/// Whether all replicas of shards on a node sleep.
+fn all_sleep(cluster: &Cluster, place: usize) -> bool {
+    let metrics = cluster.request(place, "GET", "/metrics", "").text();
+    let mut gauges = metrics.lines().filter(|line| line.starts_with("raftkv_raft_asleep{"));
+    gauges.all(|line| line.ends_with(" 1"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shards_that_sleep_are_changed_as_well() {
+    let node = NodeOptions::new().shards(2).config("[raft]\nquiesce-after-ticks = 5\n");
+    let mut cluster = ClusterOptions::new().node(node).start();
+    stop_balancer(&cluster);
+    cluster.join(0);
+    cluster.wait_until_ready();
+    let data = Data::put(&cluster.client().await, "kept/", KEYS).await;
+    let steps = [
+        ("/admin/shard/shard_0/split", r#"{"new_shards":["shard_0","a"]}"#),
+        ("/admin/shard/a/migrate", r#"{"from":"node1","to":"node4"}"#),
+        ("/admin/shard/merge", r#"{"sources":["a"],"target":"shard_1"}"#),
+    ];
+    for (target, body) in steps {
+        eventually("all replicas to sleep", OVER_WITHIN, async || {
+            (0..cluster.size()).all(|place| all_sleep(&cluster, place)).then_some(())
+        })
+        .await;
+        done(&cluster, 0, "POST", target, body);
+    }
+    check(&cluster, &data).await;
 }

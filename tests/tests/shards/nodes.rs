@@ -111,7 +111,7 @@ async fn a_node_that_lost_its_folder_joins_again_and_gets_its_replicas_back() {
     load.check(&cluster.client().await).await;
     data.check(&cluster).await;
     cluster.assert_replicas_identical().await;
-    // The cluster's own group has all its replicas again, too.
+    // The cluster's own group has all its replicas again, too: it goes on without another.
     let meta = |cluster: &Cluster| {
         let view = cluster.view();
         let all = ids(&[0, 1, 2]).iter().all(|node| view.node(node).unwrap()["meta"] == true);
@@ -120,6 +120,8 @@ async fn a_node_that_lost_its_folder_joins_again_and_gets_its_replicas_back() {
     };
     eventually("three replicas of meta", BALANCED_WITHIN, async || meta(&cluster).then_some(()))
         .await;
+    cluster.kill(0);
+    done(&cluster, 1, "POST", "/admin/shard?timeout=20", r#"{"shard_id": "more"}"#);
     data.check(&cluster).await;
 }
 
