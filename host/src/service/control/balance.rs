@@ -300,7 +300,7 @@ impl Balancer {
     ) -> Option<Decision> {
         let meta = copy.shards.get(&META_GROUP);
         let meta = meta.filter(|_| copy.operation_on(META_GROUP).is_none());
-        let mut found = None;
+        let mut found = Vec::new();
         for shard in shards.iter().copied().chain(meta) {
             for node in shard.nodes.values().filter(|node| self.is_up(node)) {
                 let own = self.seen[node].replicas.get(&shard.group);
@@ -312,17 +312,22 @@ impl Balancer {
                     }
                     _ => continue,
                 };
-                found = Some((shard, node.clone(), why));
+                found.push((shard, node.clone(), why));
             }
         }
-        let (shard, node, why) = found?;
-        let replica = shard.membership.replica_on(node_number(&node)).unwrap_or_default();
-        let what = format!("replica {replica} of {} on {node} is lost", shard.name);
-        let lasts = self.lasts(what.clone(), wrong, self.config.settle);
-        // What was seen may be from before this replica came.
-        let was_seen_since = self.since[&what] < self.seen[&node].at;
-        (lasts && was_seen_since && shard.membership.voters.len() > 1)
-            .then(|| remove(&shard.name, &node, "lost", why))
+        let mut decision = None;
+        for (shard, node, why) in found {
+            let replica = shard.membership.replica_on(node_number(&node)).unwrap_or_default();
+            let what = format!("replica {replica} of {} on {node} is lost", shard.name);
+            let lasts = self.lasts(what.clone(), wrong, self.config.settle);
+            // What was seen may be from before this replica came.
+            let was_seen_since = self.since[&what] < self.seen[&node].at;
+            let is_last = shard.membership.voters.len() <= 1;
+            if lasts && was_seen_since && !is_last && decision.is_none() {
+                decision = Some(remove(&shard.name, &node, "lost", why));
+            }
+        }
+        decision
     }
 
     fn add_missing(
