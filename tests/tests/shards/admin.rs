@@ -76,7 +76,7 @@ async fn a_shard_is_created_migrated_split_merged_and_handed_over_with_its_data(
     );
     assert_eq!(merged["kind"], "merge");
     // Another node hears of it a moment later.
-    raft_kv_tests::eventually("the merged shard to be gone", OVER_WITHIN, async || {
+    eventually("the merged shard to be gone", OVER_WITHIN, async || {
         (cluster.request(0, "GET", "/admin/shard/shard_2", "").status == 404).then_some(())
     })
     .await;
