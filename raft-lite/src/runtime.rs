@@ -400,6 +400,10 @@ pub(crate) fn prepare_logs(
     let mut quarantined = BTreeMap::new();
     let known: BTreeSet<GroupId> = descriptors.iter().map(|descriptor| descriptor.group).collect();
     for group in log.groups().into_iter().filter(|group| !known.contains(group)) {
+        // Who voted before it was here may be made yet.
+        if matches!(log.state(group), Ok(Some(state)) if state.is_ballot()) {
+            continue;
+        }
         tracing::warn!(group = group.0, "removing a Raft log that belongs to no replica");
         write.push(group, LogChange::Clean);
     }
