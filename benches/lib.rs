@@ -5,7 +5,7 @@
 mod native;
 mod replicas;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use raft_kv::{
@@ -14,8 +14,8 @@ use raft_kv::{
 };
 use raft_kv_plugin_kv::protocol::{Command as KvCommand, Put, Query as KvQuery};
 use raft_lite::{
-    Command, CommandOutcome, CommittedEntry, EntryKind, GroupEntries, GroupId, INITIAL_POSITION,
-    Index, LogPosition, Membership, Payload, ReplicaId, StateMachine, Term,
+    Command, CommandOutcome, CommittedEntry, Effects, EntryKind, GroupEntries, GroupId,
+    INITIAL_POSITION, Index, LogPosition, Payload, ReplicaId, StateMachine, Term,
 };
 
 pub use native::NativeMachine;
@@ -57,7 +57,7 @@ impl Fixture {
         let plugin = plugins
             .add(DEFAULT_PLUGIN, Path::new("the embedded plugin"))
             .expect("the embedded plugin can be used");
-        let machine = Machine::open(storage, plugins, Arc::clone(&snapshots), threads)
+        let machine = Machine::open(storage, plugins, Arc::clone(&snapshots), threads, GroupId(0))
             .expect("a new machine opens");
         let all = SlotRange { start: Slot(0), end: Slot(SLOTS) };
         let record = ShardRecord {
@@ -66,15 +66,12 @@ impl Fixture {
             name: "shard_0".to_owned(),
             epoch: 1,
             slots: vec![all],
-            membership: Membership::default(),
-            nodes: BTreeMap::new(),
             plugin,
-            frozen: false,
             started: true,
-            applied_by_snapshot: false,
+            ..ShardRecord::default()
         };
         let shards = if has_shard { vec![record] } else { Vec::new() };
-        machine.create(shards).expect("a shard can be made");
+        machine.create(shards, None).expect("a shard can be made");
         Fixture { machine: Arc::new(machine), snapshots, _folder: folder }
     }
 }
@@ -147,7 +144,7 @@ pub fn get_request(key: &[u8]) -> (Slot, Bytes) {
 
 /// Applies a batch and checks that every command succeeded.
 pub fn apply(machine: &dyn StateMachine, batch: &[GroupEntries]) {
-    let mut outcomes = Vec::new();
-    machine.apply(batch, &mut outcomes).expect("entries can be applied");
-    assert!(outcomes.iter().all(|outcome| matches!(outcome, CommandOutcome::Applied(_))));
+    let mut effects = Effects::default();
+    machine.apply(batch, &mut effects).expect("entries can be applied");
+    assert!(effects.outcomes.iter().all(|outcome| matches!(outcome, CommandOutcome::Applied(_))));
 }

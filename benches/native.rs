@@ -11,7 +11,7 @@ use raft_kv::storage::{
 use raft_kv_plugin_kv::KeyValue;
 use raft_kv_sdk::{Facts, Level, ScanRange, native};
 use raft_lite::{
-    ApplyError, CommandOutcome, GroupDescriptor, GroupEntries, GroupId, Index, ReplicaId,
+    ApplyError, CommandOutcome, Effects, GroupDescriptor, GroupEntries, GroupId, Index, ReplicaId,
     SnapshotMeta, SnapshotReply, StateMachine,
 };
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
@@ -50,11 +50,7 @@ impl Default for NativeMachine {
 }
 
 impl StateMachine for NativeMachine {
-    fn apply(
-        &self,
-        batch: &[GroupEntries],
-        outcomes: &mut Vec<CommandOutcome>,
-    ) -> Result<(), ApplyError> {
+    fn apply(&self, batch: &[GroupEntries], effects: &mut Effects) -> Result<(), ApplyError> {
         let mut writes = WriteSet::new();
         let overlay = Overlay::new(ReadView::Latest(Arc::clone(&self.storage)));
         let mut host = NativeHost { overlay, facts: facts(0, 0, 0) };
@@ -70,7 +66,7 @@ impl StateMachine for NativeMachine {
                     .into_vec();
                 host.overlay.seal();
                 state.state_hash = xxh3_64_with_seed(&response, state.state_hash);
-                outcomes.push(CommandOutcome::Applied(response.into()));
+                effects.outcomes.push(CommandOutcome::Applied(response.into()));
             }
         }
         for hash in host.overlay.take_write_hashes() {
@@ -80,6 +76,14 @@ impl StateMachine for NativeMachine {
         writes.put_apply_state(GROUP, &state);
         let failed = |error: StorageError| ApplyError { group: GROUP, message: error.to_string() };
         self.storage.write(writes).map_err(failed)
+    }
+
+    fn admits_snapshot(&self, _: GroupId, _: ReplicaId, _: &SnapshotMeta) -> bool {
+        false
+    }
+
+    fn never_lost(&self, _group: GroupId) -> bool {
+        false
     }
 
     fn request_flush(&self) {}

@@ -15,10 +15,10 @@ use std::{
 
 use bytes::Bytes;
 use raft_lite::{
-    ApplyError, Command, CommandOutcome, Config, EngineLogStore, EngineOptions, FetchReply,
-    GroupDescriptor, GroupEntries, GroupId, INITIAL_POSITION, Index, Membership, MultiRaft, NodeId,
-    Parts, Proposal, RaftMessage, ReplicaId, ReplicaRecord, SnapshotMeta, SnapshotReply,
-    StateMachine, SystemClock, Transport,
+    ApplyError, Command, CommandOutcome, Config, Effects, EngineLogStore, EngineOptions,
+    FetchReply, GroupDescriptor, GroupEntries, GroupId, INITIAL_POSITION, Index, Membership,
+    MultiRaft, NodeId, Parts, Proposal, RaftMessage, ReplicaId, ReplicaRecord, SnapshotMeta,
+    SnapshotReply, StateMachine, SystemClock, Transport,
 };
 
 const NODES: u64 = 3;
@@ -177,20 +177,24 @@ impl Idle {
 }
 
 impl StateMachine for Idle {
-    fn apply(
-        &self,
-        batch: &[GroupEntries],
-        outcomes: &mut Vec<CommandOutcome>,
-    ) -> Result<(), ApplyError> {
+    fn apply(&self, batch: &[GroupEntries], effects: &mut Effects) -> Result<(), ApplyError> {
         for group in batch {
             for entry in &group.entries {
                 let count = entry.payload.as_ref().map_or(0, |payload| payload.outcomes());
                 let nothing = || CommandOutcome::Applied(Bytes::new());
-                outcomes.extend(std::iter::repeat_with(nothing).take(count));
+                effects.outcomes.extend(std::iter::repeat_with(nothing).take(count));
                 self.applied(group.group).store(entry.position.index.0, Ordering::Relaxed);
             }
         }
         Ok(())
+    }
+
+    fn admits_snapshot(&self, _: GroupId, _: ReplicaId, _: &SnapshotMeta) -> bool {
+        false
+    }
+
+    fn never_lost(&self, _group: GroupId) -> bool {
+        false
     }
 
     fn request_flush(&self) {}

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use raft_kv::machine::Query;
+use raft_kv::machine::{Freshness, Query};
 use raft_kv_benches::{Fixture, GROUP, NativeMachine, PutLog, apply, get_request};
 use raft_lite::StateMachine;
 
@@ -49,7 +49,8 @@ fn gets(criterion: &mut Criterion) {
     group.bench_function("plugin", |bencher| {
         bencher.iter(|| {
             let (slot, request) = get_request(&log.next_key());
-            let reader = plugin.machine.reader(GROUP).expect("the shard is there");
+            let reader =
+                plugin.machine.reader(GROUP, Freshness::Latest).expect("the shard is there");
             black_box(reader.query(&[Query { slot, request }], true)).expect("it answers")
         });
     });

@@ -33,7 +33,7 @@ pub(crate) async fn send(cluster: &Cluster, request: BatchRequest) -> Result<Vec
         let failures = || results.iter().filter_map(|result| result.as_ref().err());
         doubtful |= failures().any(|failure| matches!(failure.kind, Kind::Unknown));
         let is_mendable = |failure: &Failure| {
-            matches!(failure.kind, Kind::NotLeader(_) | Kind::Stale | Kind::Unknown)
+            matches!(failure.kind, Kind::NotLeader(_) | Kind::Stale(_) | Kind::Unknown)
         };
         if !failures().any(is_mendable) || Instant::now() + pause >= deadline {
             let error = |failure: Failure| {

@@ -149,7 +149,17 @@ impl Cluster {
                 refresh = true;
                 self.pool.avoid(&asked.node);
             }
-            Kind::Stale => refresh = true,
+            Kind::Stale(owner) => {
+                // Shards have changed: the table is fetched by whoever comes next.
+                self.routing.outdate();
+                let owner = owner.as_deref().and_then(|address| self.pool.at(address).ok());
+                if let Some(owner) = owner.filter(|node| node.health.admits(Instant::now()))
+                    && attempts.may_hop()
+                {
+                    return Ok(Target::leader(owner));
+                }
+                refresh = true;
+            }
             Kind::Refused | Kind::Expired | Kind::Final => {}
         }
         attempts.pause().await?;

@@ -258,33 +258,10 @@ impl RaftKVClient {
         let request = v1::StatusRequest {};
         Ok(self.cluster.call(request, status).await?.answer)
     }
-}
 
-/// Who replicates a shard. These need the shard's leader, which is found; what takes
-/// long goes on for the request timeout, and goes on where it was when asked again.
-impl RaftKVClient {
-    /// Gives a node a replica of a shard, and waits until it has a vote. Returns the
-    /// replica's number.
-    pub async fn add_replica(&self, shard: &str, node: &str) -> Result<u64> {
-        let call = |channel, request| async move { admin(channel).add_replica(request).await };
-        Ok(self.cluster.call(replica(shard, node), call).await?.answer.replica)
+    pub(crate) fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
     }
-
-    /// Takes a node's replica out of a shard. Returns the replica's number.
-    pub async fn remove_replica(&self, shard: &str, node: &str) -> Result<u64> {
-        let call = |channel, request| async move { admin(channel).remove_replica(request).await };
-        Ok(self.cluster.call(replica(shard, node), call).await?.answer.replica)
-    }
-
-    /// Has a node take over a shard's leadership. Returns the number of its replica.
-    pub async fn transfer_leader(&self, shard: &str, node: &str) -> Result<u64> {
-        let call = |channel, request| async move { admin(channel).transfer_leader(request).await };
-        Ok(self.cluster.call(replica(shard, node), call).await?.answer.replica)
-    }
-}
-
-fn replica(shard: &str, node: &str) -> v1::ReplicaRequest {
-    v1::ReplicaRequest { shard: shard.to_owned(), node: node.to_owned() }
 }
 
 /// The key-value service over a connection.
@@ -307,7 +284,8 @@ pub(crate) fn set_direct(metadata: &mut MetadataMap) {
     metadata.insert(key, AsciiMetadataValue::from_static("1"));
 }
 
-fn admin(channel: Channel) -> AdminClient<Channel> {
+/// The administrator's service over a connection.
+pub(crate) fn admin(channel: Channel) -> AdminClient<Channel> {
     AdminClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)

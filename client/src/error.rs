@@ -12,7 +12,7 @@ use raft_kv_proto::{
 };
 use tonic::{Code, ConnectError, Status};
 
-use crate::endpoint::Endpoint;
+use crate::{admin::ClusterOperation, endpoint::Endpoint};
 
 /// The key-value plugin's own code for a compare-and-put that found another
 /// version (`PutRequest` in `kv.proto`).
@@ -71,6 +71,36 @@ pub enum Error {
         code: u32,
         /// What the plugin says, or what stopped it.
         message: String,
+    },
+    /// A shard, a node or an operation that was named does not exist.
+    #[error("{message}")]
+    NotFound {
+        /// What there is none of.
+        message: String,
+    },
+    /// It cannot be as things are; nothing was begun.
+    #[error("{message}")]
+    Conflict {
+        /// What stands in the way.
+        message: String,
+    },
+    /// An operation could not be done and was undone.
+    #[error(
+        "operation {} ({}) was rolled back: {}", .operation.id, .operation.description,
+        .operation.message
+    )]
+    RolledBack {
+        /// The operation.
+        operation: Box<ClusterOperation>,
+    },
+    /// An operation was not done in time; it goes on.
+    #[error(
+        "operation {} ({}) is still under way, at {}: {}", .operation.id,
+        .operation.description, .operation.step, .operation.message
+    )]
+    StillRunning {
+        /// The operation, as it was last heard of.
+        operation: Box<ClusterOperation>,
     },
     /// No leader was found before the deadline; nothing was written.
     #[error("{}", not_leader(.leader, .address))]
@@ -145,6 +175,8 @@ impl Error {
             (None, Code::InvalidArgument) => {
                 Self::InvalidArgument { field: "request".to_owned(), message }
             }
+            (Some(Detail::NotFound(_)), _) | (None, Code::NotFound) => Self::NotFound { message },
+            (Some(Detail::Conflict(_)), _) => Self::Conflict { message },
             (Some(Detail::StaleRouting(_) | Detail::ShardUnavailable(_)), _)
             | (None, Code::Unavailable | Code::DeadlineExceeded) => Self::Unavailable { message },
             (Some(Detail::ResourceExhausted(_)), _) | (None, Code::ResourceExhausted) => {
@@ -152,6 +184,18 @@ impl Error {
             }
             (None, _) => Self::Other(Box::new(status)),
         }
+    }
+
+    /// Whether it says of nodes only that they cannot answer now.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect { .. }
+                | Self::NotLeader { .. }
+                | Self::Unavailable { .. }
+                | Self::ResourceExhausted { .. }
+                | Self::Timeout { .. }
+        )
     }
 
     /// This error as that of a compare-and-put: the plugin's refusal because of

@@ -29,8 +29,9 @@ pub(crate) enum Kind {
     Unreachable,
     /// The node has no room or cannot serve the shard now. Nothing happened.
     Refused,
-    /// The request was routed by an old table. Nothing happened.
-    Stale,
+    /// The request was routed by an old table: the address of the node to ask instead, if
+    /// known. Nothing happened.
+    Stale(Option<String>),
     /// A write that may have been carried out.
     Unknown,
     /// The write came after its time: this attempt did not carry it out.
@@ -87,7 +88,10 @@ impl Failure {
 fn kind(code: Code, detail: Option<Detail>) -> Kind {
     match (detail, code) {
         (Some(Detail::NotLeader(not_leader)), _) => Kind::NotLeader(Box::new(not_leader)),
-        (Some(Detail::StaleRouting(_) | Detail::ShardUnavailable(_)), _) => Kind::Stale,
+        (Some(Detail::StaleRouting(stale)), _) => {
+            Kind::Stale(Some(stale.address).filter(|address| !address.is_empty()))
+        }
+        (Some(Detail::ShardUnavailable(_)), _) => Kind::Stale(None),
         (Some(Detail::ResourceExhausted(_)), _) | (None, Code::ResourceExhausted) => Kind::Refused,
         (Some(Detail::InvalidArgument(invalid)), _) if invalid.field == NOT_AFTER_FIELD => {
             Kind::Expired

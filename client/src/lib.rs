@@ -49,6 +49,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod admin;
 mod attempts;
 mod batch;
 mod call;
@@ -64,6 +65,9 @@ mod scan;
 mod session;
 mod value;
 
+pub use admin::{
+    Admin, Change, ClusterNode, ClusterOperation, ClusterShard, ClusterState, OperationState,
+};
 pub use client::{ClientBuilder, RaftKVClient};
 pub use endpoint::{Endpoint, IntoEndpoints};
 pub use error::{Error, Result};

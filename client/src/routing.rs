@@ -134,6 +134,12 @@ impl Routing {
         leader
     }
 
+    /// The table is not what it should be any more: whoever asks it next has it fetched.
+    pub fn outdate(&self) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.asked_at = None;
+    }
+
     /// Fetches the table from any node that answers, or waits for whoever is
     /// doing so. Without any answer the table stays as it is.
     pub async fn refresh(&self, pool: &Pool) {

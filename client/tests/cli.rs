@@ -7,64 +7,16 @@ mod common;
 use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStringExt,
-    process::{Output, Stdio},
+    process::Stdio,
 };
 
-use common::{HANGING_KEY, Running, dead_endpoint};
+use common::{
+    HANGING_KEY, Running, dead_endpoint,
+    program::{Ran, command, run},
+};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::io::AsyncWriteExt;
 use tonic::Status;
-
-fn command(endpoint: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_raft-kv-client"));
-    command.env("RAFT_KV_ENDPOINTS", endpoint).kill_on_drop(true);
-    command
-}
-
-/// Runs the program with these arguments.
-async fn run<A: AsRef<OsStr>>(endpoint: &str, arguments: impl IntoIterator<Item = A>) -> Ran {
-    command(endpoint).args(arguments).output().await.unwrap().into()
-}
-
-/// What a run of the program left.
-#[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    stdout: Vec<u8>,
-    stderr: String,
-}
-
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            stdout: output.stdout,
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-}
-
-impl Ran {
-    /// Its stdout; it must have succeeded.
-    fn text(self) -> String {
-        assert_eq!((self.code, self.stderr.as_str()), (Some(0), ""));
-        String::from_utf8(self.stdout).unwrap()
-    }
-
-    /// The JSON values on its lines; it must have succeeded.
-    fn json(self) -> Vec<Value> {
-        let text = self.text();
-        let lines = text.lines();
-        lines.map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    /// Its message; it must have failed with this code and no answer.
-    fn failure(self, code: i32) -> String {
-        assert_eq!(self.code, Some(code), "{self:?}");
-        assert_eq!(self.stdout, b"", "{self:?}");
-        self.stderr
-    }
-}
 
 #[tokio::test]
 async fn a_key_is_put_read_and_deleted() {
@@ -174,7 +126,7 @@ async fn json_answers_are_one_object_a_line() {
 }
 
 #[tokio::test]
-async fn the_status_is_a_table_or_json() {
+async fn the_status_of_a_node_is_a_table_or_json() {
     let node = Running::start().await;
     let at = node.endpoint();
     let expected = "\
@@ -190,9 +142,9 @@ shard_0   0-127    node1   leader       3     17      16       kv 0.1.0
 shard_10  128-255  -       quarantined  3     17      16       -
 shard_10 does not serve: its state differs
 ";
-    assert_eq!(run(&at, ["status"]).await.text(), expected);
+    assert_eq!(run(&at, ["status", "--node"]).await.text(), expected);
 
-    let status = run(&at, ["status", "--output", "json"]).await.json();
+    let status = run(&at, ["status", "--node", "--output", "json"]).await.json();
     assert_eq!(status[0]["node_id"], "node1");
     assert_eq!(status[0]["shards"][0]["slots"], json!([{ "start": 0, "end": 128 }]));
     assert_eq!(status[0]["shards"][0]["plugin"]["name"], "kv");

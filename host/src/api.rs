@@ -5,6 +5,7 @@
 
 mod grpc;
 mod http;
+mod operation;
 mod server;
 
 use std::sync::Arc;

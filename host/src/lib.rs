@@ -10,7 +10,9 @@
 #![deny(unsafe_code)]
 
 mod api;
+pub mod failpoint;
 pub mod machine;
+pub mod meta;
 mod metrics;
 mod network;
 pub mod node;

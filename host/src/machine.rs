@@ -11,43 +11,60 @@
 //! | entry | when proposed | when applied |
 //! |---|---|---|
 //! | commands | slot routed to this shard | each: slot owned, shard not frozen, `not_after` not passed, not answered before |
-//! | change of members | the rules of `Membership::after`, promoted learners caught up | those rules, exact epoch |
+//! | change of members | the rules of `Membership::after`, promoted learners caught up, exact epoch | those rules, exact epoch, shard neither prepared nor frozen nor retired |
+//! | leaving a joint configuration | the group is joint | exact epoch |
+//! | split | leader, exact epoch, not joint, no other change under way | exact epoch, serving, all replicas voters, slots owned, some left |
+//! | prepare, freeze | the same | exact epoch, serving, all replicas voters, on just the nodes named |
+//! | absorb | the same | exact epoch, prepared for this merge; the replica of the other shard here is frozen for it, by the entry named |
+//! | cancel | the same | exact epoch, the other shard not taken in; raises the epoch in any case |
+//! | unfreeze | the same | exact epoch; raises the epoch in any case |
+//! | retire | the same | exact epoch, serving, all replicas voters, empty unless forced |
+//! | meta's commands | none | each by its own rule (`meta`) |
 
 mod apply;
+mod cluster;
 mod executors;
 mod plugin_storage;
 mod plugins;
 mod query;
 mod sessions;
 mod snapshots;
+mod structural;
 
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, mpsc::Sender},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::Sender,
+    },
 };
 
 use parking_lot::{Mutex, RwLock};
 use raft_lite::{GroupDescriptor, GroupId, ReplicaId};
+use tokio::sync::watch;
 
 use crate::{
+    meta::{META_GROUP, MetaState},
     storage::{
-        ApplyState, MAX_SLOTS, ShardRecord, Slot, SlotRange, SnapshotFolders, Storage,
+        ApplyState, MAX_SLOTS, PluginId, ShardRecord, Slot, SlotRange, SnapshotFolders, Storage,
         StorageError, WriteSet,
     },
     wasm::{Limits, PluginModule},
 };
 
 use executors::ExecutorPool;
-pub use plugins::{DEFAULT_PLUGIN, PluginFileError, PluginStore};
-pub use query::{Query, QueryError, QueryReply, ShardReader};
+pub use plugins::{DEFAULT_PLUGIN, PluginFileError, PluginStore, plugin_id};
+pub use query::{Freshness, Query, QueryError, QueryReply, ShardReader};
 use sessions::Sessions;
+pub use structural::{Refusal, ShardChange};
 
 /// A shard's replica on this node.
 pub struct Shard {
     record: ShardRecord,
-    module: PluginModule,
-    limits: Limits,
+    /// None for the cluster's own group.
+    plugin: Option<(PluginModule, Limits)>,
     /// How far it got; changed only by the thread that applies its entries.
     applied: Arc<Mutex<ApplyState>>,
     /// What clients were answered lately; for the same thread.
@@ -60,9 +77,9 @@ impl Shard {
         &self.record
     }
 
-    /// The plugin it runs.
-    pub fn module(&self) -> &PluginModule {
-        &self.module
+    /// The plugin it runs; the cluster's own group has none.
+    pub fn module(&self) -> Option<&PluginModule> {
+        self.plugin.as_ref().map(|(module, _)| module)
     }
 
     /// How far the replica got.
@@ -74,12 +91,17 @@ impl Shard {
     fn with_record(&self, record: ShardRecord) -> Shard {
         Shard {
             record,
-            module: self.module.clone(),
-            limits: self.limits,
+            plugin: self.plugin.clone(),
             // Shared: an applier may be at work with the shard as it was.
             applied: Arc::clone(&self.applied),
             sessions: Arc::clone(&self.sessions),
         }
+    }
+
+    /// The same replica with other slots. What was known of the clients of those that it
+    /// had, or has got, is known no more.
+    fn with_slots(&self, record: ShardRecord) -> Shard {
+        Shard { sessions: Arc::default(), ..self.with_record(record) }
     }
 }
 
@@ -94,6 +116,12 @@ pub struct Machine {
     changing: Mutex<()>,
     snapshot_maker: Sender<snapshots::Job>,
     shards: Arc<RwLock<BTreeMap<GroupId, Arc<Shard>>>>,
+    /// The state of the cluster's own group, if this node has a replica of it.
+    meta: watch::Sender<Option<Arc<MetaState>>>,
+    /// Counts the changes of records, for those who go by them.
+    changes: watch::Sender<u64>,
+    /// Groups below this may have had replicas here that were lost.
+    fresh_from: AtomicU64,
     /// For the threads that apply entries.
     appliers: ExecutorPool,
     /// For queries on the threads that receive them.
@@ -125,6 +153,7 @@ impl Machine {
         plugins: Arc<PluginStore>,
         snapshots: Arc<SnapshotFolders>,
         threads: Threads,
+        fresh_from: GroupId,
     ) -> Result<Self, OpenError> {
         let pool = |max| ExecutorPool::new(plugins.engine().clone(), max);
         let machine = Machine {
@@ -134,6 +163,9 @@ impl Machine {
             snapshots,
             storage,
             shards: Arc::default(),
+            meta: watch::Sender::default(),
+            changes: watch::Sender::default(),
+            fresh_from: AtomicU64::new(fresh_from.0),
             appliers: pool(threads.appliers + 1),
             inline_readers: pool(threads.servers),
             long_readers: pool(threads.servers),
@@ -141,6 +173,11 @@ impl Machine {
         };
         for record in machine.storage.records()? {
             machine.add(record)?;
+        }
+        if let Some(state) = machine.storage.meta()? {
+            let damaged = |reason| StorageError::Damaged { group: META_GROUP, reason };
+            let state = MetaState::decode(&state).map_err(damaged)?;
+            machine.meta.send_replace(Some(Arc::new(state)));
         }
         if !machine.tombstones.read().is_empty() {
             // The node may have stopped before it was through with a removal.
@@ -155,10 +192,19 @@ impl Machine {
         Ok(!self.shards.read().is_empty() || self.storage.is_founded()?)
     }
 
-    /// Puts the first shards on record, durably, before anything else knows of them.
-    pub fn create(&self, records: Vec<ShardRecord>) -> Result<(), OpenError> {
+    /// Puts the first shards on record, durably, before anything else knows of them; with
+    /// them the state of the cluster's own group, if this node has a replica of it.
+    pub fn create(
+        &self,
+        records: Vec<ShardRecord>,
+        meta: Option<MetaState>,
+    ) -> Result<(), OpenError> {
         let mut writes = WriteSet::new();
         writes.put_founded();
+        if let Some(meta) = meta {
+            writes.put_meta(&meta.encode());
+            self.meta.send_replace(Some(Arc::new(meta)));
+        }
         for record in &records {
             writes.put_record(record);
             writes.put_apply_state(record.group, &ApplyState::INITIAL);
@@ -172,13 +218,20 @@ impl Machine {
     }
 
     fn add(&self, record: ShardRecord) -> Result<(), OpenError> {
-        let applied = Arc::new(Mutex::new(self.storage.apply_state(record.group)?));
-        let module = self.plugins.module(&record.plugin)?;
-        let group = record.group;
-        let sessions = Arc::default();
-        let shard = Shard { record, module, limits: Limits::default(), applied, sessions };
-        self.shards.write().insert(group, Arc::new(shard));
+        let state = self.storage.apply_state(record.group)?;
+        let shard = self.shard_of(record, state)?;
+        self.replace(shard);
         Ok(())
+    }
+
+    /// A replica that got so far.
+    fn shard_of(&self, record: ShardRecord, state: ApplyState) -> Result<Shard, PluginFileError> {
+        let plugin = match record.group {
+            META_GROUP => None,
+            _ => Some((self.plugins.module(&record.plugin)?, Limits::default())),
+        };
+        let applied = Arc::new(Mutex::new(state));
+        Ok(Shard { record, plugin, applied, sessions: Arc::default() })
     }
 
     /// The slots that no shard on this node owns.
@@ -202,7 +255,7 @@ impl Machine {
     pub fn note_started(&self) -> Result<(), StorageError> {
         let _turn = self.changing.lock();
         let fresh: Vec<Arc<Shard>> =
-            self.shards().into_iter().filter(|shard| !shard.record.started).collect();
+            self.replicas().into_iter().filter(|shard| !shard.record.started).collect();
         if fresh.is_empty() {
             return Ok(());
         }
@@ -218,17 +271,56 @@ impl Machine {
 
     fn replace(&self, shard: Shard) {
         self.shards.write().insert(shard.record.group, Arc::new(shard));
+        self.note_change();
+    }
+
+    /// Tells those who go by the shards' records that some changed.
+    fn note_change(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// Follows the changes of records.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Follows the state of the cluster's own group, as long as this node has a replica
+    /// of it.
+    pub fn meta(&self) -> watch::Receiver<Option<Arc<MetaState>>> {
+        self.meta.subscribe()
     }
 
     /// What raft-lite has to know of the replicas on record.
     pub fn descriptors(&self) -> Vec<GroupDescriptor> {
         let descriptor = |shard: &Arc<Shard>| shard.record.descriptor(shard.applied().applied);
-        self.shards().iter().map(descriptor).collect()
+        self.replicas().iter().map(descriptor).collect()
     }
 
-    /// All shards, in the order of their groups.
-    pub fn shards(&self) -> Vec<Arc<Shard>> {
+    /// All replicas, in the order of their groups.
+    pub fn replicas(&self) -> Vec<Arc<Shard>> {
         self.shards.read().values().cloned().collect()
+    }
+
+    /// All shards, in the order of their groups: the cluster's own group is none.
+    pub fn shards(&self) -> Vec<Arc<Shard>> {
+        let shards = self.shards.read();
+        let plugins = shards.values().filter(|shard| shard.plugin.is_some());
+        plugins.cloned().collect()
+    }
+
+    /// Groups below this may have had replicas on this node that were lost.
+    pub fn set_fresh_from(&self, group: GroupId) {
+        self.fresh_from.store(group.0, Ordering::Relaxed);
+    }
+
+    /// A module that is stored here, by its hash.
+    pub fn plugin(&self, id: &PluginId) -> Option<PluginModule> {
+        self.plugins.module(id).ok()
+    }
+
+    /// What a module calls itself; empty if it is not stored here.
+    pub fn plugin_name(&self, id: &PluginId) -> String {
+        self.plugin(id).map(|module| module.info().manifest.name.clone()).unwrap_or_default()
     }
 
     /// A group's shard.

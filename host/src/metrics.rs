@@ -1,14 +1,21 @@
 //! What the node counts, for Prometheus.
 //!
 //! Labels are bounded: `op` by the kinds of operation, `shard` by the shards of
-//! the node, `peer` by the nodes of the cluster. Counters of the hot path are looked up once, at start-up.
+//! the cluster, `peer` by its nodes. Counters of the hot path are looked up when the
+//! routing table is made.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
+use parking_lot::Mutex;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use raft_lite::GroupStatus;
 
 /// The kinds of operation that are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,26 +50,48 @@ const DURATION_BUCKETS: [f64; 16] = [
 ];
 
 /// One kind of operation on one shard.
+#[derive(Debug)]
 struct Operations {
     ok: IntCounter,
     failed: IntCounter,
     duration: Histogram,
 }
 
-/// One shard's gauges.
-struct ShardGauges {
-    term: IntGauge,
-    commit: IntGauge,
-    applied: IntGauge,
-    asleep: IntGauge,
+/// What is counted of one shard.
+#[derive(Debug)]
+pub struct ShardMetrics {
+    /// By kind.
+    operations: Vec<Operations>,
+    plugin: String,
+}
+
+impl ShardMetrics {
+    /// Counts operations that were answered together.
+    pub fn observe(&self, kind: OperationKind, count: u64, duration: Duration, succeeded: bool) {
+        let operations = &self.operations[kind as usize];
+        let total = if succeeded { &operations.ok } else { &operations.failed };
+        total.inc_by(count);
+        operations.duration.observe(duration.as_secs_f64());
+    }
+
+    /// Operations that were answered so far.
+    pub fn answered(&self) -> u64 {
+        self.operations.iter().map(|operations| operations.ok.get()).sum()
+    }
 }
 
 /// The node's counters.
 pub struct Metrics {
     registry: Registry,
-    /// By shard, then by kind.
-    operations: Vec<Vec<Operations>>,
-    shards: Vec<ShardGauges>,
+    totals: IntCounterVec,
+    durations: HistogramVec,
+    /// The shards that are counted, by their names.
+    shards: Mutex<BTreeMap<String, Arc<ShardMetrics>>>,
+    terms: IntGaugeVec,
+    commits: IntGaugeVec,
+    applied: IntGaugeVec,
+    asleep: IntGaugeVec,
+    decisions: IntCounterVec,
     disk_usage: IntGauge,
     memory_usage: IntGauge,
     disk_free: IntGauge,
@@ -72,9 +101,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counters for these shards, in the order of the routing table, all running
-    /// this plugin.
-    pub fn new(shards: &[(String, String)]) -> Result<Self, prometheus::Error> {
+    /// Counters, of no shard yet.
+    pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let totals = IntCounterVec::new(
             Opts::new("raftkv_operations_total", "Operations answered, by result"),
@@ -128,23 +156,21 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
         }
         registry.register(Box::new(memory_usage.clone()))?;
-        let of_kind = |shard: &(String, String), op: &str| Operations {
-            ok: totals.with_label_values(&[op, &shard.0, &shard.1, "ok"]),
-            failed: totals.with_label_values(&[op, &shard.0, &shard.1, "error"]),
-            duration: durations.with_label_values(&[op, &shard.0]),
-        };
-        let of_shard =
-            |shard: &(String, String)| KINDS.iter().map(|(_, op)| of_kind(shard, op)).collect();
-        let gauges = |(shard, _): &(String, String)| ShardGauges {
-            term: terms.with_label_values(&[shard]),
-            commit: commits.with_label_values(&[shard]),
-            applied: applied.with_label_values(&[shard]),
-            asleep: asleep.with_label_values(&[shard]),
-        };
+        let decisions = IntCounterVec::new(
+            Opts::new("raftkv_balancer_decisions_total", "Operations the balancer began"),
+            &["kind", "reason"],
+        )?;
+        registry.register(Box::new(decisions.clone()))?;
         Ok(Metrics {
-            operations: shards.iter().map(of_shard).collect(),
-            shards: shards.iter().map(gauges).collect(),
+            shards: Mutex::default(),
             registry,
+            totals,
+            durations,
+            terms,
+            commits,
+            applied,
+            asleep,
+            decisions,
             disk_usage,
             memory_usage,
             disk_free,
@@ -154,31 +180,55 @@ impl Metrics {
         })
     }
 
-    /// Counts operations that were answered together.
-    pub fn observe(
-        &self,
-        kind: OperationKind,
-        shard: usize,
-        count: u64,
-        duration: Duration,
-        succeeded: bool,
-    ) {
-        let Some(operations) = self.operations.get(shard).map(|kinds| &kinds[kind as usize]) else {
-            return;
+    /// Where a shard is counted that runs this plugin.
+    pub fn shard(&self, name: &str, plugin: &str) -> Arc<ShardMetrics> {
+        let mut shards = self.shards.lock();
+        if let Some(known) = shards.get(name).filter(|known| known.plugin == plugin) {
+            return Arc::clone(known);
+        }
+        let of_kind = |op: &str| Operations {
+            ok: self.totals.with_label_values(&[op, name, plugin, "ok"]),
+            failed: self.totals.with_label_values(&[op, name, plugin, "error"]),
+            duration: self.durations.with_label_values(&[op, name]),
         };
-        let total = if succeeded { &operations.ok } else { &operations.failed };
-        total.inc_by(count);
-        operations.duration.observe(duration.as_secs_f64());
+        let operations = KINDS.iter().map(|(_, op)| of_kind(op)).collect();
+        let shard = Arc::new(ShardMetrics { operations, plugin: plugin.to_owned() });
+        shards.insert(name.to_owned(), Arc::clone(&shard));
+        shard
     }
 
-    /// Notes a shard's progress.
-    pub fn set_raft(&self, shard: usize, term: u64, commit: u64, applied: u64, asleep: bool) {
-        if let Some(gauges) = self.shards.get(shard) {
-            gauges.term.set(term.cast_signed());
-            gauges.commit.set(commit.cast_signed());
-            gauges.applied.set(applied.cast_signed());
-            gauges.asleep.set(i64::from(asleep));
+    /// Forgets all shards but these, and with them their labels.
+    pub fn keep_shards(&self, names: &BTreeSet<&str>) {
+        let mut shards = self.shards.lock();
+        let gone = shards.extract_if(.., |name, _| !names.contains(name.as_str()));
+        for (name, shard) in gone {
+            // Labels that were never used are not there to be removed.
+            for (_, op) in KINDS {
+                for result in ["ok", "error"] {
+                    let _ = self.totals.remove_label_values(&[op, &name, &shard.plugin, result]);
+                }
+                let _ = self.durations.remove_label_values(&[op, &name]);
+            }
+            for gauges in [&self.terms, &self.commits, &self.applied, &self.asleep] {
+                let _ = gauges.remove_label_values(&[&name]);
+            }
         }
+    }
+
+    /// Notes the progress of a shard's replica.
+    pub fn set_raft(&self, shard: &str, status: &GroupStatus) {
+        let set = |gauges: &IntGaugeVec, value: u64| {
+            gauges.with_label_values(&[shard]).set(value.cast_signed());
+        };
+        set(&self.terms, status.term.0);
+        set(&self.commits, status.commit.0);
+        set(&self.applied, status.applied.0);
+        set(&self.asleep, u64::from(status.asleep));
+    }
+
+    /// The balancer began an operation.
+    pub fn count_decision(&self, kind: &str, reason: &str) {
+        self.decisions.with_label_values(&[kind, reason]).inc();
     }
 
     /// Notes how the way to another node is.
@@ -197,6 +247,16 @@ impl Metrics {
     pub fn set_disk(&self, free_bytes: u64, is_nearly_full: bool) {
         self.disk_free.set(free_bytes.cast_signed());
         self.disk_full.set(i64::from(is_nearly_full));
+    }
+
+    /// Bytes free on the data folder's disk.
+    pub fn disk_free(&self) -> u64 {
+        self.disk_free.get().cast_unsigned()
+    }
+
+    /// Whether that is too little.
+    pub fn is_disk_full(&self) -> bool {
+        self.disk_full.get() != 0
     }
 
     /// Everything counted, and what the Raft log's engine counts, as text.
@@ -224,12 +284,15 @@ mod tests {
 
     #[test]
     fn operations_are_counted_by_kind_shard_and_result() {
-        let metrics = Metrics::new(&[("shard_0".into(), "kv".into())]).unwrap();
-        metrics.observe(OperationKind::Put, 0, 3, Duration::from_millis(1), true);
-        metrics.observe(OperationKind::Put, 0, 1, Duration::from_millis(1), false);
+        let metrics = Metrics::new().unwrap();
+        let shard = metrics.shard("shard_0", "kv");
+        shard.observe(OperationKind::Put, 3, Duration::from_millis(1), true);
+        shard.observe(OperationKind::Put, 1, Duration::from_millis(1), false);
         let text = metrics.text();
         let ok = r#"raftkv_operations_total{op="put",plugin="kv",result="ok",shard="shard_0"} 3"#;
         assert!(text.contains(ok), "{text}");
         assert!(text.contains(r#"result="error",shard="shard_0"} 1"#), "{text}");
+        metrics.keep_shards(&BTreeSet::new());
+        assert!(!metrics.text().contains("shard_0"), "a shard that is gone leaves no labels");
     }
 }

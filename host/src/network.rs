@@ -19,6 +19,7 @@ mod dial;
 mod fetch;
 mod hello;
 mod inbound;
+mod orders;
 mod outbox;
 mod wire;
 
@@ -32,7 +33,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use raft_kv_proto::v1;
 use raft_lite::{
     Command, CommandOutcome, FetchReply, GroupId, MultiRaft, NodeId, RaftMessage, RequestError,
@@ -41,17 +42,20 @@ use raft_lite::{
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
-    task::{AbortHandle, JoinSet},
+    task::AbortHandle,
 };
+use tonic::transport::Channel;
 
 pub use birth::{BirthError, Born, Founding, Introduction, Member, find_cluster};
 pub use coalesce::Coalesced;
 pub use fetch::Chunks;
 use fetch::Pace;
 pub use inbound::Answers;
+pub use orders::{MetaCopies, ScannedPages, join_cluster};
 use outbox::Outbox;
+pub use wire::{error_to_wire, outcome_from_wire, outcome_to_wire};
 
-use crate::storage::SnapshotFolders;
+use crate::storage::{SnapshotFolders, node_number};
 
 /// Version of what nodes say to each other; only equals talk.
 pub const PROTOCOL: u32 = 1;
@@ -71,8 +75,12 @@ pub struct NetworkConfig {
     pub election_timeout: Duration,
     /// Bytes of snapshots that this node sends in a second, to all others together.
     pub snapshot_bytes_per_second: u64,
-    /// All other nodes.
+    /// The number of this node's data folder.
+    pub folder: u64,
+    /// All other nodes, as far as known.
     pub peers: Vec<PeerConfig>,
+    /// Where this node reaches others, if not at their addresses.
+    pub detours: BTreeMap<String, String>,
 }
 
 /// Another node.
@@ -94,8 +102,7 @@ pub type Forwarded = Result<Vec<CommandOutcome>, RequestError>;
 /// This node's connections to all others.
 pub struct Network {
     config: NetworkConfig,
-    peers: BTreeMap<NodeId, Arc<Peer>>,
-    dialers: Mutex<Vec<AbortHandle>>,
+    peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     /// Where what comes in goes; set once the groups run.
     raft: OnceLock<Arc<MultiRaft>>,
     /// Whether the others' calls are to end.
@@ -112,6 +119,10 @@ struct Peer {
     outbox: Outbox,
     connected: AtomicBool,
     next_request: AtomicU64,
+    /// Keeps the connection.
+    dialer: OnceLock<AbortHandle>,
+    /// For orders; connects when it is used.
+    channel: OnceLock<Channel>,
     /// Forwarded proposals that were not answered yet.
     waiting: Mutex<BTreeMap<u64, oneshot::Sender<Forwarded>>>,
 }
@@ -133,22 +144,12 @@ impl Network {
     /// The network of a node, not connected to anyone yet. To be called within
     /// tokio's runtime.
     pub fn new(config: NetworkConfig, snapshots: Arc<SnapshotFolders>) -> Arc<Self> {
-        let peer = |config: &PeerConfig| {
-            let peer = Peer {
-                config: config.clone(),
-                outbox: Outbox::new(),
-                connected: AtomicBool::new(false),
-                next_request: AtomicU64::new(0),
-                waiting: Mutex::default(),
-            };
-            (config.number, Arc::new(peer))
-        };
-        let peers = config.peers.iter().map(peer).collect();
+        let peer = |config: &PeerConfig| (config.number, Arc::new(Peer::new(config.clone())));
+        let peers = RwLock::new(config.peers.iter().map(peer).collect());
         let snapshot_rate = config.snapshot_bytes_per_second;
         Arc::new(Network {
             config,
             peers,
-            dialers: Mutex::default(),
             raft: OnceLock::new(),
             hung_up: watch::Sender::new(false),
             snapshots,
@@ -162,13 +163,41 @@ impl Network {
         if self.raft.set(raft).is_err() {
             return;
         }
-        let mut dialers = JoinSet::new();
-        for peer in self.peers.values() {
-            let hello = self.hello(&peer.config.node_id);
-            let handle = dialers.spawn(dial::keep_connected(Arc::clone(peer), hello));
-            self.dialers.lock().push(handle);
+        self.peers.read().values().for_each(|peer| self.dial(peer));
+    }
+
+    fn dial(&self, peer: &Arc<Peer>) {
+        let hello = self.hello(&peer.config.node_id);
+        let dialer = self.runtime.spawn(dial::keep_connected(Arc::clone(peer), hello));
+        // Each is dialled once.
+        let _ = peer.dialer.set(dialer.abort_handle());
+    }
+
+    /// Takes note of which other nodes there are, by their ids and addresses.
+    pub fn set_nodes<'a>(&self, nodes: impl Iterator<Item = (&'a str, &'a str)>) {
+        let mut peers = self.peers.write();
+        let mut gone = std::mem::take(&mut *peers);
+        for (node, address) in nodes.filter(|(node, _)| *node != self.config.node_id) {
+            let number = node_number(node);
+            let known = gone.remove(&number);
+            let peer = match known {
+                Some(peer) if peer.config.address == address => peer,
+                known => {
+                    gone.extend(known.map(|peer| (number, peer)));
+                    let dial = self.config.detours.get(node).map_or(address, String::as_str);
+                    let (node_id, dial) = (node.to_owned(), dial.to_owned());
+                    let config = PeerConfig { node_id, number, address: address.to_owned(), dial };
+                    let peer = Arc::new(Peer::new(config));
+                    if self.raft.get().is_some() {
+                        self.dial(&peer);
+                    }
+                    peer
+                }
+            };
+            peers.insert(number, peer);
         }
-        dialers.detach_all();
+        drop(peers);
+        gone.values().for_each(|peer| peer.hang_up("it is not a node of the cluster any more"));
     }
 
     /// Ends the calls of other nodes.
@@ -178,11 +207,8 @@ impl Network {
 
     /// Closes all connections. What waits for an answer is told so.
     pub fn stop(&self) {
-        for dialer in self.dialers.lock().drain(..) {
-            dialer.abort();
-        }
-        for peer in self.peers.values() {
-            peer.disconnect("the node is stopping");
+        for peer in self.peers.read().values() {
+            peer.hang_up("the node is stopping");
         }
     }
 
@@ -196,7 +222,7 @@ impl Network {
         makes_room: bool,
     ) -> Forwarding {
         let (sender, receiver) = oneshot::channel();
-        let Some(peer) = self.peers.get(&to) else {
+        let Some(peer) = self.peers.read().get(&to).cloned() else {
             let reason = "its leader is not a node of the cluster".to_owned();
             let _ = sender.send(Err(RequestError::Unavailable(reason)));
             return Forwarding { receiver, place: None };
@@ -207,45 +233,65 @@ impl Network {
         if let Err(error) = peer.outbox.push_request(request) {
             peer.answer(id, Err(error.of_request(&peer.config.node_id)));
         }
-        Forwarding { receiver, place: Some((Arc::clone(peer), id)) }
+        Forwarding { receiver, place: Some((peer, id)) }
     }
 
     /// All other nodes.
-    pub fn peers(&self) -> impl Iterator<Item = PeerStatus> + '_ {
-        self.peers.values().map(|peer| PeerStatus {
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let status = |peer: &Arc<Peer>| PeerStatus {
             node_id: peer.config.node_id.clone(),
             address: peer.config.address.clone(),
             connected: peer.connected.load(Ordering::Relaxed),
             dropped_messages: peer.outbox.dropped(),
-        })
+        };
+        self.peers.read().values().map(status).collect()
+    }
+
+    /// One of these nodes that there is a connection to.
+    pub fn any_of(&self, nodes: impl Iterator<Item = NodeId>) -> Option<NodeId> {
+        let peers = self.peers.read();
+        let is_connected = |node: &NodeId| {
+            peers.get(node).is_some_and(|peer| peer.connected.load(Ordering::Relaxed))
+        };
+        let nodes: Vec<NodeId> = nodes.filter(is_connected).collect();
+        (!nodes.is_empty()).then(|| nodes[rand::random_range(0..nodes.len())])
     }
 
     /// Some node that there is a connection to.
     pub fn any_peer(&self) -> Option<NodeId> {
-        let connected = self.peers.values().filter(|p| p.connected.load(Ordering::Relaxed));
-        let peers: Vec<NodeId> = connected.map(|peer| peer.config.number).collect();
-        (!peers.is_empty()).then(|| peers[rand::random_range(0..peers.len())])
+        let nodes: Vec<NodeId> = self.peers.read().keys().copied().collect();
+        self.any_of(nodes.into_iter())
     }
 
     /// Id and address of another node.
-    pub fn peer(&self, number: NodeId) -> Option<&PeerConfig> {
-        self.peers.get(&number).map(|peer| &peer.config)
+    pub fn peer(&self, number: NodeId) -> Option<PeerConfig> {
+        self.peers.read().get(&number).map(|peer| peer.config.clone())
+    }
+
+    /// How long a replica waits for its leader, in milliseconds.
+    pub fn election_timeout_ms(&self) -> u64 {
+        self.config.election_timeout.as_millis() as u64
+    }
+
+    /// The number of this node's data folder.
+    pub fn folder(&self) -> u64 {
+        self.config.folder
     }
 }
 
 impl Transport for Network {
     fn send(&self, to: NodeId, messages: Vec<RaftMessage>) {
-        if let Some(peer) = self.peers.get(&to) {
+        if let Some(peer) = self.peers.read().get(&to) {
             peer.outbox.push_messages(messages);
         }
     }
 
     fn peers(&self) -> Vec<NodeId> {
-        self.peers.keys().copied().collect()
+        self.peers.read().keys().copied().collect()
     }
 
     fn fetch_snapshot(&self, from: NodeId, group: GroupId, data: Bytes, reply: FetchReply) {
-        let Some(peer) = self.peers.get(&from).map(Arc::clone) else {
+        let Some(peer) = self.peers.read().get(&from).cloned() else {
             // Not on this thread: it is the one that waits for the reply.
             let failed = Err("it comes from a node that is not of the cluster".to_owned());
             drop(self.runtime.spawn_blocking(move || reply(failed)));
@@ -262,6 +308,26 @@ impl Transport for Network {
 }
 
 impl Peer {
+    fn new(config: PeerConfig) -> Self {
+        Peer {
+            config,
+            outbox: Outbox::new(),
+            connected: AtomicBool::new(false),
+            next_request: AtomicU64::new(0),
+            dialer: OnceLock::new(),
+            channel: OnceLock::new(),
+            waiting: Mutex::default(),
+        }
+    }
+
+    /// Ends the connection for good.
+    fn hang_up(&self, reason: &str) {
+        if let Some(dialer) = self.dialer.get() {
+            dialer.abort();
+        }
+        self.disconnect(reason);
+    }
+
     fn answer(&self, id: u64, result: Forwarded) {
         if let Some(waiting) = self.waiting.lock().remove(&id) {
             // The caller may have given up.

@@ -3,22 +3,29 @@
 mod disk;
 mod founding;
 mod identity;
+mod joining;
 
 use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use raft_lite::{
-    EngineLogStore, EngineOptions, LogStoreError, MultiRaft, Parts, StartError, SystemClock,
+    EngineLogStore, EngineOptions, GroupId, LogStoreError, MultiRaft, Parts, ReplicaId, StartError,
+    SystemClock,
 };
-use tokio::{net::TcpListener, task::AbortHandle};
+use tokio::{
+    net::TcpListener,
+    task::{AbortHandle, JoinSet},
+};
 
 use crate::{
     api,
-    machine::{Machine, OpenError, PluginFileError, PluginStore, Threads},
+    machine::{Machine, OpenError, PluginFileError, PluginStore, Threads, plugin_id},
+    meta::{META_GROUP, MetaState},
     metrics::Metrics,
     network::{BirthError, Introduction, Network, NetworkConfig, PeerConfig},
-    service::{NodeInfo, RequestLimits, RoutingTable, Service, ServiceParts},
+    service::{BalancerConfig, COPY_FILE, NodeInfo, RequestLimits, Service, ServiceParts},
     storage::{
-        MAX_SLOTS, ShardRecord, SnapshotFolders, Storage, StorageError, StorageOptions, node_number,
+        MAX_SLOTS, PluginId, ShardRecord, SnapshotFolders, Storage, StorageError, StorageOptions,
+        node_number,
     },
 };
 
@@ -41,6 +48,8 @@ pub struct NodeConfig {
     /// All nodes of a new cluster, this one among them, by their ids: `host:port`
     /// that each is reached at. A cluster of one node unless given.
     pub cluster: Option<BTreeMap<String, String>>,
+    /// `host:port` of a node of a running cluster that this one is to join.
+    pub join: Option<String>,
     /// Where this node reaches others, if not where the cluster's list says.
     pub peers: BTreeMap<String, String>,
     /// Number of shards, at the birth of a cluster.
@@ -59,6 +68,8 @@ pub struct NodeConfig {
     pub disk_reserve_bytes: Option<u64>,
     /// Bytes of snapshots that the node sends in a second, to all others together.
     pub snapshot_bytes_per_second: u64,
+    /// When the balancer does what.
+    pub balancer: BalancerConfig,
     /// Settings of the Raft runtime.
     pub raft: raft_lite::Config,
 }
@@ -150,6 +161,7 @@ pub struct Node {
     service: Arc<Service>,
     introduction: Introduction,
     disk_watch: AbortHandle,
+    following: JoinSet<()>,
     listener: TcpListener,
     address: SocketAddr,
     _folder: DataFolder,
@@ -172,8 +184,9 @@ impl Node {
         let folders = SnapshotFolders::open(config.data_dir.join("snapshots"));
         let folders = Arc::new(folders.map_err(|source| NodeError::Snapshots { source })?);
         let opened = open_machine(&config, &identity, plugin.as_ref(), &storage, &folders)?;
-        let (machine, first_shards) = opened;
-        let network = Network::new(network_config(&config, &identity), folders);
+        let (machine, default_plugin, copy) = opened;
+        let network =
+            Network::new(network_config(&config, &identity, &copy, folder.number()), folders);
         let log = EngineLogStore::open(&config.data_dir.join("raft"), EngineOptions::default())?;
         let parts = Parts {
             log: Arc::new(log),
@@ -184,9 +197,7 @@ impl Node {
         let raft = Arc::new(MultiRaft::start(config.raft.clone(), parts, machine.descriptors())?);
         machine.note_started()?;
         network.start(Arc::clone(&raft));
-        let routing = RoutingTable::of(&first_shards, identity.slots);
-        let metrics = Metrics::new(&shard_labels(&first_shards))
-            .map_err(|error| NodeError::Server(error.to_string()))?;
+        let metrics = Metrics::new().map_err(|error| NodeError::Server(error.to_string()))?;
         let metrics = Arc::new(metrics);
         let disk =
             Disk { folder: config.data_dir.clone(), reserve_bytes: config.disk_reserve_bytes };
@@ -195,13 +206,17 @@ impl Node {
             raft: Arc::clone(&raft),
             network: Arc::clone(&network),
             machine,
-            routing,
+            slots: identity.slots,
+            copy,
+            default_plugin,
+            balancer: config.balancer,
             limits: config.limits,
             metrics,
             info: node_info(&config, &identity, address),
             data_folder: config.data_dir,
         }));
         let introduction = founding::introduction(&folder, &identity);
+        let following = service.start_following();
         Ok(Node {
             raft,
             network,
@@ -209,6 +224,7 @@ impl Node {
             service,
             introduction,
             disk_watch,
+            following,
             listener,
             address,
             _folder: folder,
@@ -224,6 +240,7 @@ impl Node {
     /// everything to the disk.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
         let Node { raft, network, storage, service, introduction, disk_watch, listener, .. } = self;
+        let mut following = self.following;
         let (peers, streams) = (Arc::clone(&network), Arc::clone(&service));
         let stop = async move {
             stop.await;
@@ -239,6 +256,7 @@ impl Node {
             .await
             .map_err(|error| NodeError::Server(error.to_string()))?;
         disk_watch.abort();
+        following.shutdown().await;
         network.stop();
         raft.shutdown();
         storage.flush()?;
@@ -246,52 +264,71 @@ impl Node {
     }
 }
 
-/// A shard of the cluster and what its plugin calls itself.
-pub type KnownShard = (ShardRecord, String);
-
-/// The shards on record, those of a new cluster are put there first; and all shards
-/// that the cluster was born with.
+/// The shards on record, those of a new cluster are put there first; the plugin that the
+/// cluster was born with; and what is known of the cluster at first.
 fn open_machine(
     config: &NodeConfig,
     identity: &Identity,
     plugin: Option<&PluginFile<'_>>,
     storage: &Arc<Storage>,
     folders: &Arc<SnapshotFolders>,
-) -> Result<(Arc<Machine>, Vec<KnownShard>), NodeError> {
+) -> Result<(Arc<Machine>, PluginId, MetaState), NodeError> {
     let servers = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = Threads { appliers: config.raft.appliers, servers };
     let plugins = PluginStore::open(config.data_dir.join("plugins"), threads.executors())?;
     let plugins = Arc::new(plugins);
     let (store, folders) = (Arc::clone(&plugins), Arc::clone(folders));
-    let machine = Arc::new(Machine::open(Arc::clone(storage), store, folders, threads)?);
+    let fresh_from = GroupId(identity.fresh_from);
+    let machine = Machine::open(Arc::clone(storage), store, folders, threads, fresh_from)?;
+    let machine = Arc::new(machine);
     let is_founded = machine.is_founded()?;
     if !is_founded {
         founding::store_plugin(&plugins, plugin)?;
     }
-    let plugin = plugins.named(&identity.plugin)?;
-    let shards = founding::first_shards(identity, plugin.hash().0);
+    let plugin = plugin_id(&identity.plugin);
+    let records = founding::first_records(identity, plugin);
+    let first = founding::first_state(identity, &records);
     if !is_founded {
-        let own = if identity.came_back { Vec::new() } else { shards.clone() };
-        machine.create(own)?;
+        let begins_empty = identity.came_back || identity.joined;
+        let own = records.into_iter().filter(|r| r.replica != ReplicaId::default());
+        let own: Vec<ShardRecord> = if begins_empty { Vec::new() } else { own.collect() };
+        let keeps_meta = own.iter().any(|record| record.group == META_GROUP);
+        machine.create(own, keeps_meta.then(|| first.clone()))?;
     }
-    let name = plugin.info().manifest.name.clone();
-    Ok((machine, shards.into_iter().map(|shard| (shard, name.clone())).collect()))
+    let copy = match std::fs::read(config.data_dir.join(COPY_FILE)) {
+        Ok(stored) => MetaState::decode(&stored).ok(),
+        Err(_) => None,
+    };
+    // What a node that joined knows is whom to ask.
+    let known = if identity.joined {
+        MetaState { version: 0, shards: BTreeMap::new(), ..first }
+    } else {
+        first
+    };
+    Ok((machine, plugin, copy.unwrap_or(known)))
 }
 
-fn network_config(config: &NodeConfig, identity: &Identity) -> NetworkConfig {
-    let others = identity.members.iter().filter(|member| member.node_id != identity.node_id);
-    let peer = |member: &identity::MemberRecord| PeerConfig {
-        node_id: member.node_id.clone(),
-        number: node_number(&member.node_id),
-        address: member.address.clone(),
-        dial: config.peers.get(&member.node_id).unwrap_or(&member.address).clone(),
+fn network_config(
+    config: &NodeConfig,
+    identity: &Identity,
+    copy: &MetaState,
+    folder: u64,
+) -> NetworkConfig {
+    let others = copy.nodes.iter().filter(|(id, _)| **id != identity.node_id);
+    let peer = |(id, node): (&String, &crate::meta::NodeEntry)| PeerConfig {
+        node_id: id.clone(),
+        number: node_number(id),
+        address: node.address.clone(),
+        dial: config.peers.get(id).unwrap_or(&node.address).clone(),
     };
     NetworkConfig {
         node_id: identity.node_id.clone(),
         cluster_id: identity.cluster_id.clone(),
         election_timeout: config.raft.election_timeout(),
         snapshot_bytes_per_second: config.snapshot_bytes_per_second,
+        folder,
         peers: others.map(peer).collect(),
+        detours: config.peers.clone(),
     }
 }
 
@@ -319,6 +356,11 @@ fn check(config: &NodeConfig) -> Result<(), NodeError> {
     let fail = |message: String| Err(NodeError::Config(message));
     let id = &config.node_id;
     check_node_id("--node-id", id)?;
+    if config.join.is_some()
+        && (config.cluster.is_some() || config.shards.is_some() || config.slots.is_some())
+    {
+        return fail("--join: a cluster that is running has its nodes, shards and slots; leave --cluster, --shards and --slots out".to_owned());
+    }
     if let Some(cluster) = &config.cluster {
         for node in cluster.keys() {
             check_node_id("--cluster", node)?;
@@ -339,16 +381,6 @@ fn check(config: &NodeConfig) -> Result<(), NodeError> {
 }
 
 fn check_node_id(option: &str, id: &str) -> Result<(), NodeError> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if id.is_empty() || id.len() > 64 || !id.chars().all(allowed) {
-        return Err(NodeError::Config(format!(
-            "{option} {id:?}: an id has 1 to 64 letters, digits, '-', '_' or '.'"
-        )));
-    }
-    Ok(())
-}
-
-/// Name and plugin of each shard, in the order of the routing table.
-fn shard_labels(shards: &[KnownShard]) -> Vec<(String, String)> {
-    shards.iter().map(|(shard, plugin)| (shard.name.clone(), plugin.clone())).collect()
+    crate::meta::check_node_id(id)
+        .map_err(|message| NodeError::Config(format!("{option} {message}")))
 }

@@ -6,9 +6,14 @@
 
 mod batch;
 mod checksum;
+mod cluster;
+mod control;
 mod error;
+mod follow;
+mod join;
 mod kv;
-mod members;
+mod moves;
+mod orders;
 mod propose;
 mod read;
 mod routing;
@@ -23,20 +28,26 @@ use std::{
 };
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 use raft_lite::{MultiRaft, NodeId};
 use tokio::sync::{Semaphore, watch};
 
-use crate::{machine::Machine, metrics::Metrics, network::Network};
+use crate::{
+    machine::Machine, meta::MetaState, metrics::Metrics, network::Network, storage::PluginId,
+};
 
 pub use crate::{metrics::OperationKind, storage::SlotRange};
 pub use batch::{KvKind, Operation, OperationReply};
 pub use checksum::Checksum;
+pub use cluster::{ClusterView, NodeView, OperationRequest, OperationView, ShardView};
+pub use control::BalancerConfig;
 pub use error::{FailureKind, ServiceError};
+pub use follow::COPY_FILE;
 pub use kv::{Expected, Versioned};
 pub use routing::{LeaderRoute, RoutingTable};
 pub use scan::{Pair, ScanRequest, Scanner};
 pub use state_machine::{Request, RequestKind, ShardRequests};
-pub use status::{MemberStatus, NodeStatus, ShardStatus, Slots};
+pub use status::{MemberStatus, NodeStatus, Plugin, ShardStatus, Slots};
 
 /// Reads that may run or wait on threads of their own.
 const MAX_LONG_READS: usize = 256;
@@ -134,7 +145,13 @@ pub struct Service {
     raft: Arc<MultiRaft>,
     network: Arc<Network>,
     machine: Arc<Machine>,
-    routing: RoutingTable,
+    /// Number of slots of the cluster.
+    slots: u32,
+    table: RwLock<Arc<RoutingTable>>,
+    /// The cluster's own state, as far as this node knows.
+    copy: watch::Sender<Arc<MetaState>>,
+    default_plugin: PluginId,
+    balancer: BalancerConfig,
     limits: RequestLimits,
     metrics: Arc<Metrics>,
     info: NodeInfo,
@@ -153,8 +170,14 @@ pub struct ServiceParts {
     pub network: Arc<Network>,
     /// What they are applied to.
     pub machine: Arc<Machine>,
-    /// Where keys live.
-    pub routing: RoutingTable,
+    /// Number of slots of the cluster.
+    pub slots: u32,
+    /// The cluster's own state, as far as this node knows at first.
+    pub copy: MetaState,
+    /// What the cluster's first shards ran.
+    pub default_plugin: PluginId,
+    /// When the balancer does what.
+    pub balancer: BalancerConfig,
     /// What clients may ask for.
     pub limits: RequestLimits,
     /// Where to count.
@@ -168,21 +191,25 @@ pub struct ServiceParts {
 impl Service {
     /// The service of a node.
     pub fn new(parts: ServiceParts) -> Self {
-        let ServiceParts { raft, network, machine, routing, limits, metrics, info, data_folder } =
-            parts;
-        Service {
-            raft,
-            network,
-            machine,
-            routing,
-            limits,
-            metrics,
-            info,
-            data_folder,
+        let service = Service {
+            raft: parts.raft,
+            network: parts.network,
+            machine: parts.machine,
+            slots: parts.slots,
+            table: RwLock::new(Arc::new(RoutingTable::empty(parts.slots))),
+            copy: watch::Sender::new(Arc::new(parts.copy)),
+            default_plugin: parts.default_plugin,
+            balancer: parts.balancer,
+            limits: parts.limits,
+            metrics: parts.metrics,
+            info: parts.info,
+            data_folder: parts.data_folder,
             started: Instant::now(),
             long_reads: Semaphore::new(MAX_LONG_READS),
             stopping: watch::Sender::new(false),
-        }
+        };
+        service.rebuild_table();
+        service
     }
 
     /// The node takes no more requests on streams that would go on for ever.

@@ -13,6 +13,7 @@ mod folders;
 mod keys;
 mod overlay;
 mod record;
+mod slots;
 mod transfer;
 mod view;
 
@@ -21,6 +22,9 @@ pub(crate) use files::{draft_of, folder_bytes, write_durably};
 pub use folders::{SnapshotData, SnapshotFile, SnapshotFolders, fetched, folder_of};
 pub use keys::{MAX_SLOTS, Slot, SlotRange, data_key, slot_of};
 pub use overlay::{Overlay, RowSink, ScanBounds};
-pub use record::{ApplyState, PluginId, ShardRecord, node_number};
-pub use transfer::ExportedFile;
+pub use record::{
+    ApplyState, Frozen, MergeId, Phase, PluginId, ShardRecord, first_replica, node_number,
+};
+pub use slots::{count, normalized, overlap, split_at, without};
+pub use transfer::{Arrival, ExportedFile};
 pub use view::{OwnedIterator, OwnedSnapshot, ReadView};

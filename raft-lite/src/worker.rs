@@ -200,8 +200,12 @@ impl Worker {
             }
             Input::Remove(id, replica) => {
                 let own = self.groups.get(&id).map(|slot| slot.group.shared.replica);
-                if own == Some(replica) {
-                    self.destroy(id, "it is said to have been removed from the group");
+                match own {
+                    Some(own) if own == replica => {
+                        self.destroy(id, "it is said to have been removed from the group");
+                    }
+                    Some(_) => {}
+                    None => self.destroy_halted(id, replica),
                 }
             }
             Input::Notice(Notice::Wake(id)) => self.touch(id),

@@ -1,4 +1,4 @@
-//! Several nodes that make a cluster.
+//! Several nodes that make a cluster: those that it was born with, and others that join.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,12 +7,13 @@ use std::{
 };
 
 use raft_kv_client::RaftKVClient;
-use raft_kv_proto::v1::{ChecksumRequest, ShardStatus, StatusRequest, StatusResponse};
+use raft_kv_proto::v1::{ChecksumRequest, StatusRequest, StatusResponse};
 
 use crate::{
-    grpc,
+    grpc, http,
     node::{Node, NodeOptions},
     proxy::Proxy,
+    view::ClusterView,
     wait::{eventually, wait_for},
 };
 
@@ -36,6 +37,12 @@ impl ClusterOptions {
     /// Three nodes with the defaults of the program.
     pub fn new() -> Self {
         Self { nodes: 3, node: NodeOptions::new(), proxies: false }
+    }
+
+    /// So many nodes.
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
     }
 
     /// Starts each node like this.
@@ -91,7 +98,7 @@ impl ClusterOptions {
                 links.extend(proxies.into_iter().map(|(other, proxy)| ((place, other), proxy)));
             }
         }
-        Cluster { nodes, list, links }
+        Cluster { nodes, list, links, options: self.node }
     }
 }
 
@@ -110,8 +117,10 @@ fn id(place: usize) -> String {
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Node>,
-    /// The members, as `--cluster` lists them.
+    /// The members that it is born with, as `--cluster` lists them.
     list: Vec<String>,
+    /// How each node is started.
+    options: NodeOptions,
     /// The proxies, by from where to where.
     links: BTreeMap<(usize, usize), Proxy>,
 }
@@ -194,6 +203,54 @@ impl Cluster {
         self.nodes[place].launch();
     }
 
+    /// Starts a new node that joins by way of another; gives its place and waits for
+    /// nothing. It has the id that comes next, and no proxies.
+    pub fn join(&mut self, by: usize) -> usize {
+        let (place, mut node) = (self.nodes.len(), self.options.clone().create());
+        node.add_argument("--node-id");
+        node.add_argument(id(place));
+        self.nodes.push(node);
+        self.join_again(place, by);
+        place
+    }
+
+    /// Starts a node that has lost its folder, or never had one, to join by way of
+    /// another, and waits for nothing.
+    pub fn join_again(&mut self, place: usize, by: usize) {
+        let at = self.nodes[by].address().to_string();
+        let node = &mut self.nodes[place];
+        node.forget_birth();
+        node.add_argument("--join");
+        node.add_argument(at);
+        node.launch();
+        node.remove_last_arguments(2);
+    }
+
+    /// Sends a request without any header to a node's HTTP door.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn request(&self, place: usize, method: &str, target: &str, body: &str) -> http::Response {
+        let answer = self.nodes[place].http().request(method, target, body.as_bytes());
+        answer.unwrap_or_else(|error| panic!("{method} {target} at {}: {error}", id(place)))
+    }
+
+    /// What a node says of the whole cluster.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn view_at(&self, place: usize) -> ClusterView {
+        ClusterView::of(&self.request(place, "GET", "/admin/cluster", ""))
+    }
+
+    /// What the first running node says of the whole cluster.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn view(&self) -> ClusterView {
+        self.view_at(self.running().next().expect("a node runs"))
+    }
+
     /// The endpoints of all nodes.
     pub fn endpoints(&self) -> Vec<String> {
         self.nodes.iter().map(Node::endpoint).collect()
@@ -218,8 +275,8 @@ impl Cluster {
         admin.status(StatusRequest {}).await.expect("a node answers").into_inner()
     }
 
-    /// The place of the node that leads a shard, as soon as all running nodes agree
-    /// on one.
+    /// The place of the node that leads a shard, as soon as all running nodes with a
+    /// replica agree on one.
     ///
     /// # Panics
     /// If they do not in time.
@@ -229,14 +286,19 @@ impl Cluster {
             for place in self.running() {
                 let status = self.status(place).await;
                 let found = status.shards.into_iter().find(|found| found.name == shard);
-                leaders.insert(found.expect("the shard exists").leader);
+                leaders.extend(found.map(|found| found.leader));
             }
             let leader =
-                leaders.pop_first().filter(|leader| leaders.is_empty() && !leader.is_empty());
-            let place = (0..self.size()).find(|place| Some(id(*place)) == leader)?;
+                leaders.pop_first().filter(|leader| leaders.is_empty() && !leader.is_empty())?;
+            let place = self.place_of(&leader)?;
             self.nodes[place].is_running().then_some(place)
         })
         .await
+    }
+
+    /// The place of a node by its id.
+    pub fn place_of(&self, node: &str) -> Option<usize> {
+        (0..self.size()).find(|place| id(*place) == node)
     }
 
     fn running(&self) -> impl Iterator<Item = usize> + '_ {
@@ -264,24 +326,81 @@ impl Cluster {
     }
 
     /// Waits until all replicas of each shard have applied the same, and compares
-    /// what they hold.
+    /// what they hold. The shards, and the nodes with a replica of each, are those that
+    /// the cluster names.
     ///
     /// # Panics
     /// If they differ, or one does not catch up in time.
     pub async fn assert_replicas_identical(&self) {
-        let shards = self.status(0).await.shards;
-        for ShardStatus { name, .. } in shards {
-            let held = eventually(format!("the replicas of {name}"), SETTLED_WITHIN, async || {
-                let mut held = Vec::new();
-                for place in 0..self.size() {
-                    held.push(self.held(place, &name).await?);
+        let mut view = self.view();
+        for shard in view.shard_ids() {
+            let held = eventually(format!("the replicas of {shard}"), SETTLED_WITHIN, async || {
+                let held = self.held_by_all(&view, &shard).await;
+                if held.is_none() {
+                    view = self.view();
                 }
-                let index = held[0].0;
-                held.iter().all(|replica| replica.0 == index).then_some(held)
+                held
             })
             .await;
-            assert!(held.iter().all(|replica| *replica == held[0]), "{name}: {held:?}");
+            assert!(held.iter().all(|replica| *replica == held[0]), "{shard}: {held:?}");
         }
+    }
+
+    /// What all replicas of a shard hold, if all have a vote and have applied the same.
+    async fn held_by_all(
+        &self,
+        view: &ClusterView,
+        shard: &str,
+    ) -> Option<Vec<(u64, String, String)>> {
+        if !view.learners(shard)?.is_empty() {
+            return None;
+        }
+        let mut held = Vec::new();
+        for node in view.replicas(shard)? {
+            let place = self.place_of(&node).filter(|place| self.nodes[*place].is_running())?;
+            held.push(self.held(place, shard).await?);
+        }
+        let index = held.first()?.0;
+        held.iter().all(|replica| replica.0 == index).then_some(held)
+    }
+
+    /// Waits until the replicas on all running nodes, and what the cluster says of them,
+    /// agree that each slot has an owner, and no second.
+    ///
+    /// # Panics
+    /// If they do not in time.
+    pub async fn assert_every_slot_is_owned_once(&self) {
+        let mut last = String::new();
+        let limit = SETTLED_WITHIN.as_secs();
+        let owned = tokio::time::timeout(SETTLED_WITHIN, async {
+            while let Err(wrong) = self.owned_once().await {
+                last = wrong;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let is_so = owned.await.is_ok();
+        assert!(is_so, "{limit} s later: {last}");
+    }
+
+    async fn owned_once(&self) -> Result<(), String> {
+        let view = self.view();
+        let mut replicas: BTreeMap<u64, (u64, Vec<(u32, u32)>)> = BTreeMap::new();
+        for place in self.running() {
+            for shard in self.status(place).await.shards {
+                let slots = shard.slots.iter().map(|range| (range.start, range.end)).collect();
+                let newest = replicas.entry(shard.group).or_default();
+                if shard.epoch >= newest.0 {
+                    *newest = (shard.epoch, slots);
+                }
+            }
+        }
+        let held: BTreeMap<u64, Vec<(u32, u32)>> =
+            replicas.into_iter().map(|(group, (_, slots))| (group, slots)).collect();
+        let known = view.slots_of_groups();
+        if held != known {
+            return Err(format!("replicas own {held:?}, the cluster says {known:?}"));
+        }
+        view.owned_once()
     }
 
     /// Applied index, checksum and state hash of a shard on a node, if they are of

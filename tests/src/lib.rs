@@ -30,6 +30,7 @@ mod node;
 mod port;
 mod proxy;
 mod shared;
+mod view;
 mod wait;
 
 pub use binaries::binary;
@@ -41,6 +42,7 @@ pub use port::ReservedPort;
 pub use proxy::Proxy;
 pub use rustix::process::Signal;
 pub use shared::{SharedNode, shared_node};
+pub use view::ClusterView;
 pub use wait::{eventually, wait_for};
 
 /// The generator of a test's random choices; its seed is printed, and taken

@@ -35,6 +35,8 @@ pub struct NodeOptions {
     arguments: Vec<OsString>,
     plugin: Option<Plugin>,
     data_dir: Option<PathBuf>,
+    environment: Vec<(&'static str, String)>,
+    settings: Option<String>,
 }
 
 /// A plugin to start with.
@@ -50,6 +52,8 @@ impl Default for NodeOptions {
             arguments: Vec::new(),
             plugin: env::var_os("RAFTKV_TEST_PLUGIN").map(|file| Plugin::File(file.into())),
             data_dir: None,
+            environment: Vec::new(),
+            settings: None,
         }
     }
 }
@@ -93,6 +97,18 @@ impl NodeOptions {
     /// Uses this data folder, which outlives the node.
     pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(folder.into());
+        self
+    }
+
+    /// Gives it a file with these settings.
+    pub fn config(mut self, settings: &str) -> Self {
+        self.settings = Some(settings.to_owned());
+        self
+    }
+
+    /// Sets a variable of its environment.
+    pub fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.environment.push((name, value.into()));
         self
     }
 
@@ -173,6 +189,21 @@ impl Node {
         self.options.arguments.truncate(left);
     }
 
+    /// Leaves out of the command line, from the next start on, what only the birth of a
+    /// cluster can be told.
+    pub(crate) fn forget_birth(&mut self) {
+        self.options.plugin = None;
+        let arguments = &mut self.options.arguments;
+        while let Some(place) = arguments.iter().position(|a| a == "--shards" || a == "--slots") {
+            arguments.drain(place..place + 2);
+        }
+    }
+
+    /// Leaves a variable out of its environment from the next start on.
+    pub fn remove_env(&mut self, name: &str) {
+        self.options.environment.retain(|(known, _)| *known != name);
+    }
+
     /// Where the node keeps what belongs to the test alone.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -194,7 +225,13 @@ impl Node {
         if let Some(plugin) = &self.options.plugin {
             command.arg("--plugin").arg(self.plugin_file(plugin));
         }
+        if let Some(settings) = &self.options.settings {
+            let file = self.folder.path().join("settings.toml");
+            fs::write(&file, settings).expect("the folder is writable");
+            command.arg("--config").arg(file);
+        }
         command.args(&self.options.arguments);
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.stderr(stderr).spawn();
         self.child = Some(child.expect("the program can be run"));

@@ -24,11 +24,13 @@ const CRATES: [(&str, &str, &[&str]); 5] = [
 
 /// The rooms of the host, from the socket to the disk, and which others each may
 /// import from.
-const ROOMS: [(&str, &[&str]); 8] = [
+const ROOMS: [(&str, &[&str]); 10] = [
     ("api", &["service", "network"]),
     ("admin", &["service"]),
-    ("service", &["machine", "storage", "wasm", "metrics", "network"]),
-    ("machine", &["storage", "wasm"]),
+    ("service", &["machine", "meta", "storage", "wasm", "metrics", "network", "failpoint"]),
+    ("machine", &["meta", "storage", "wasm"]),
+    ("meta", &["storage"]),
+    ("failpoint", &[]),
     ("storage", &[]),
     ("wasm", &[]),
     ("metrics", &[]),

@@ -39,7 +39,7 @@ fn a_detail_decides_over_the_code() {
     assert_eq!(error.to_string(), "invalid key: a message");
 
     let shard = Detail::ShardUnavailable(ShardUnavailable::default());
-    let stale = Detail::StaleRouting(StaleRouting { version: 3 });
+    let stale = Detail::StaleRouting(StaleRouting { version: 3, ..StaleRouting::default() });
     for detail in [shard, stale] {
         let error = from_detail(Code::FailedPrecondition, detail);
         assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");

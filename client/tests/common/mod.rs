@@ -31,10 +31,13 @@ use tokio::{
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Status, transport::Server};
 
+mod admin;
+pub mod program;
 mod proxy;
 mod services;
 mod store;
 
+pub use admin::{Course, Operations};
 pub use proxy::Proxy;
 pub use store::Store;
 

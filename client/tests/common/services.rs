@@ -3,9 +3,8 @@
 use raft_kv_proto::{
     DIRECT_METADATA,
     v1::{
-        admin_server::Admin, kv_server::Kv, operation::Operation, operation_result,
-        pipeline_request::Request as Asked, pipeline_response::Result as Given,
-        state_machine_server::StateMachine,
+        kv_server::Kv, operation::Operation, operation_result, pipeline_request::Request as Asked,
+        pipeline_response::Result as Given, state_machine_server::StateMachine,
     },
 };
 use tokio::sync::mpsc;
@@ -173,70 +172,5 @@ impl StateMachine for Machine {
             }
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
-    }
-}
-
-#[tonic::async_trait]
-impl Admin for Node {
-    async fn add_replica(
-        &self,
-        _request: Request<v1::ReplicaRequest>,
-    ) -> Result<Response<v1::ReplicaResponse>, Status> {
-        Err(Status::unimplemented("these nodes do not change"))
-    }
-
-    async fn remove_replica(
-        &self,
-        _request: Request<v1::ReplicaRequest>,
-    ) -> Result<Response<v1::ReplicaResponse>, Status> {
-        Err(Status::unimplemented("these nodes do not change"))
-    }
-
-    async fn transfer_leader(
-        &self,
-        _request: Request<v1::ReplicaRequest>,
-    ) -> Result<Response<v1::ReplicaResponse>, Status> {
-        Err(Status::unimplemented("these nodes do not change"))
-    }
-
-    async fn checksum(&self, _: Request<v1::ChecksumRequest>) -> Answer<v1::ChecksumResponse> {
-        Err(Status::unimplemented("no checksums"))
-    }
-
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
-        self.begin()?;
-        let shard = |name: &str, start, end| v1::ShardStatus {
-            name: name.into(),
-            group: 1,
-            slots: vec![v1::SlotRange { start, end }],
-            leader: "node1".into(),
-            role: "leader".into(),
-            term: 3,
-            commit_index: 17,
-            applied_index: 16,
-            plugin: Some(v1::PluginInfo {
-                name: "kv".into(),
-                version: "0.1.0".into(),
-                sha256: "00".into(),
-            }),
-            ..Default::default()
-        };
-        let quarantined = v1::ShardStatus {
-            leader: String::new(),
-            role: "quarantined".into(),
-            plugin: None,
-            reason: "its state differs".into(),
-            ..shard("shard_10", 128, 256)
-        };
-        Ok(Response::new(v1::StatusResponse {
-            node_id: "node1".into(),
-            address: "127.0.0.1:5001".into(),
-            version: "0.1.0".into(),
-            uptime_seconds: 125,
-            slots: 256,
-            disk_usage_bytes: 1536,
-            shards: vec![shard("shard_0", 0, 128), quarantined],
-            ..Default::default()
-        }))
     }
 }

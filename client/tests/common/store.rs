@@ -13,6 +13,7 @@ type Number = (u64, u64);
 
 #[derive(Default)]
 pub struct Store {
+    pub operations: Operations,
     pairs: Mutex<BTreeMap<Bytes, (Bytes, u64)>>,
     last_version: Mutex<u64>,
     puts: Mutex<BTreeMap<Number, Result<v1::PutResponse, Status>>>,

@@ -47,8 +47,9 @@ pub(super) fn router(doors: Doors, health: HealthServer<impl Health>) -> io::Res
     let kv = KvServer::new(kv::KvApi { service: Arc::clone(&service) });
     let state_machine =
         StateMachineServer::new(state_machine::StateMachineApi { service: Arc::clone(&service) });
-    let admin = AdminServer::new(admin::AdminApi { service });
-    let raft = raft_server(raft::RaftApi { network: Some(network), introduction });
+    let admin = AdminServer::new(admin::AdminApi { service: Arc::clone(&service) });
+    let raft = raft::RaftApi { network: Some(network), service: Some(service), introduction };
+    let raft = raft_server(raft);
     let routes = Routes::new(health)
         .add_service(reflection)
         .add_service(kv.max_decoding_message_size(limit).max_encoding_message_size(usize::MAX))
@@ -63,7 +64,7 @@ pub(super) fn router(doors: Doors, health: HealthServer<impl Health>) -> io::Res
 
 /// What is served before the cluster is born.
 pub(super) fn birth_router(introduction: Introduction) -> io::Result<Router> {
-    let raft = raft_server(raft::RaftApi { network: None, introduction });
+    let raft = raft_server(raft::RaftApi { network: None, service: None, introduction });
     Ok(Routes::new(raft).into_axum_router())
 }
 

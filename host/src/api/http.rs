@@ -1,5 +1,7 @@
 //! The HTTP endpoints.
 
+mod admin;
+mod body;
 mod error;
 mod kv;
 
@@ -31,6 +33,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .merge(admin::router())
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(service)
 }
@@ -46,6 +49,7 @@ pub(super) fn birth_router(introduction: Introduction) -> Router {
         .route("/kv/{*key}", any(not_ready))
         .route("/kv", any(not_ready))
         .route("/status", get(not_ready))
+        .route("/admin/{*path}", any(not_ready))
         .with_state(introduction)
 }
 

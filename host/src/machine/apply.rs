@@ -1,12 +1,15 @@
 //! Applying committed entries.
 
-use std::{any::Any, sync::Arc};
+use std::{
+    any::Any,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use raft_lite::{
-    ApplyError, Command, CommandFailure, CommandOutcome, EntryKind, GroupDescriptor, GroupEntries,
-    GroupId, Index, MembershipChange, NodeId, Payload, Rejection, ReplicaId, SnapshotMeta,
-    SnapshotReply, StateMachine,
+    ApplyError, Command, CommandFailure, CommandOutcome, CommittedEntry, Effects, EntryKind,
+    GroupDescriptor, GroupEntries, GroupId, Index, MembershipChange, NodeId, Payload, Rejection,
+    ReplicaId, SnapshotMeta, SnapshotReply, StateMachine,
 };
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
@@ -15,26 +18,33 @@ use super::{
     sessions::{Admission, BatchRows},
 };
 use crate::{
+    meta::{META_GROUP, MetaState},
     storage::{
-        ApplyState, Overlay, ReadView, ShardRecord, Slot, StorageError, WriteSet, node_number,
+        ApplyState, Overlay, ReadView, ShardRecord, Slot, SlotRange, StorageError, WriteSet,
+        node_number,
     },
     wasm::{BatchOutcome, Call, PluginResult},
 };
 
 impl StateMachine for Machine {
-    fn apply(
-        &self,
-        batch: &[GroupEntries],
-        outcomes: &mut Vec<CommandOutcome>,
-    ) -> Result<(), ApplyError> {
+    fn apply(&self, batch: &[GroupEntries], effects: &mut Effects) -> Result<(), ApplyError> {
         let mut writes = WriteSet::new();
         let mut progress = Vec::with_capacity(batch.len());
+        let outcomes = &mut effects.outcomes;
         for group in batch {
             let shard = self.shard(group.group).ok_or_else(|| ApplyError {
                 group: group.group,
                 message: "this node has no record of it".to_owned(),
             })?;
-            progress.push(self.apply_group(shard, group, &mut writes, outcomes)?);
+            progress.push(match structural_entry(group)? {
+                Some((entry, payload)) => {
+                    self.apply_change(shard, (entry, payload), &mut writes, outcomes)?
+                }
+                None if group.group == META_GROUP => {
+                    self.apply_meta(shard, group, &mut writes, outcomes)?
+                }
+                None => self.apply_group(shard, group, &mut writes, outcomes)?,
+            });
         }
         let first = batch.first().map_or(GroupId(0), |group| group.group);
         let fail = |error: StorageError| host_failure(first, &error);
@@ -45,14 +55,29 @@ impl StateMachine for Machine {
             // What it changes may be relied on as soon as this returns.
             self.storage.flush().map_err(fail)?;
         }
-        for Progress { shard, state, sessions, record, .. } in progress {
-            shard.sessions.lock().keep(sessions);
-            *shard.applied.lock() = state;
-            if let Some(record) = record {
-                self.replace(shard.with_record(record));
-            }
+        for progress in progress {
+            self.publish(progress, effects).map_err(|error| host_failure(first, &*error))?;
         }
         Ok(())
+    }
+
+    fn admits_snapshot(
+        &self,
+        group: GroupId,
+        _replica: ReplicaId,
+        snapshot: &SnapshotMeta,
+    ) -> bool {
+        match self.stands_in_the_way(group, snapshot) {
+            Ok(_) => true,
+            Err(reason) => {
+                tracing::debug!(group = group.0, "a snapshot is not taken in now: {reason}");
+                false
+            }
+        }
+    }
+
+    fn never_lost(&self, group: GroupId) -> bool {
+        group.0 >= self.fresh_from.load(Ordering::Relaxed)
     }
 
     fn request_flush(&self) {
@@ -124,13 +149,37 @@ struct Batch {
 }
 
 /// What is to be published once a group's batch is stored.
-struct Progress {
-    shard: Arc<Shard>,
-    state: ApplyState,
-    sessions: BatchRows,
-    record: Option<ShardRecord>,
+pub(super) struct Progress {
+    pub(super) shard: Arc<Shard>,
+    pub(super) state: ApplyState,
+    pub(super) sessions: BatchRows,
+    pub(super) record: Option<ShardRecord>,
     /// The shard itself or its members changed.
-    is_structural: bool,
+    pub(super) is_structural: bool,
+    /// A shard that a split made, if it has a replica here.
+    pub(super) child: Option<Shard>,
+    /// The replica of a shard that was taken in.
+    pub(super) absorbed: Option<(GroupId, ReplicaId)>,
+    /// The slots that changed hands without a replica here that has them.
+    pub(super) lost: Vec<SlotRange>,
+    /// The new state of the cluster's own group.
+    pub(super) meta: Option<MetaState>,
+}
+
+impl Progress {
+    pub(super) fn new(shard: Arc<Shard>, state: ApplyState) -> Self {
+        Progress {
+            shard,
+            state,
+            sessions: BatchRows::default(),
+            record: None,
+            is_structural: false,
+            child: None,
+            absorbed: None,
+            lost: Vec::new(),
+            meta: None,
+        }
+    }
 }
 
 impl Machine {
@@ -146,10 +195,12 @@ impl Machine {
         let fail = |error: &dyn std::error::Error| host_failure(group.group, error);
         let Batch { mut state, admissions, calls, mut sessions, changes, record } =
             self.admit(&shard, group).map_err(|error| fail(&*error))?;
+        let no_plugin = || ApplyError { group: group.group, message: "it has no plugin".into() };
+        let (module, limits) = shard.plugin.as_ref().ok_or_else(no_plugin)?;
         let overlay = Box::new(Overlay::new(ReadView::Latest(Arc::clone(&self.storage))));
         let outcome = self
             .appliers
-            .run(|executor| executor.apply(&shard.module, &shard.limits, calls, overlay))
+            .run(|executor| executor.apply(module, limits, calls, overlay))
             .map_err(|error| fail(&error))?;
         let BatchOutcome { results, storage } = outcome;
         let storage: Box<dyn Any> = storage;
@@ -202,7 +253,7 @@ impl Machine {
         if let Some(record) = &record {
             writes.put_record(record);
         }
-        Ok(Progress { shard, state, sessions, record, is_structural })
+        Ok(Progress { sessions, record, is_structural, ..Progress::new(shard, state) })
     }
 
     /// Checks all commands of a group's entries, in their order.
@@ -218,25 +269,14 @@ impl Machine {
             calls: Vec::new(),
             sessions: BatchRows::default(),
             changes: Vec::new(),
-            // A replica that applies has a log: if that is missing later, it was lost. And
-            // what it has applied from then on came by the log.
-            record: (!shard.record.started || shard.record.applied_by_snapshot).then(|| {
-                let record = shard.record.clone();
-                ShardRecord { started: true, applied_by_snapshot: false, ..record }
-            }),
+            record: in_service(&shard.record),
         };
         for entry in &group.entries {
             batch.state.applied = entry.position;
             let Some(payload) = &entry.payload else { continue };
             if let Some(change) = membership_change(group.group, payload)? {
-                let before = batch.record.as_ref().unwrap_or(&shard.record);
-                let after = after_change(before, payload.epoch, change);
-                let is_applied = after.is_some();
-                batch.record = after.or(batch.record.take());
-                batch.changes.push(match is_applied {
-                    true => CommandOutcome::Applied(Bytes::new()),
-                    false => CommandOutcome::Rejected(Rejection::StaleEpoch),
-                });
+                let outcome = change_members(&mut batch.record, shard, payload.epoch, change);
+                batch.changes.push(outcome);
                 continue;
             }
             batch.state.time_ms = batch.state.time_ms.max(payload.time_ms);
@@ -264,6 +304,51 @@ impl Machine {
     }
 }
 
+/// The record of a replica that applies entries, if it says otherwise: such a replica
+/// has a log, and if that is missing later, it was lost; and what it has applied from then
+/// on came by the log.
+pub(super) fn in_service(record: &ShardRecord) -> Option<ShardRecord> {
+    (!record.started || record.applied_by_snapshot).then(|| ShardRecord {
+        started: true,
+        applied_by_snapshot: false,
+        ..record.clone()
+    })
+}
+
+/// The entry, if it is one that changes the shard itself: such come alone.
+fn structural_entry(
+    group: &GroupEntries,
+) -> Result<Option<(&CommittedEntry, &Payload)>, ApplyError> {
+    let is_structural = |payload: &&Payload| payload.kind == EntryKind::Structural as i32;
+    let mut found = group
+        .entries
+        .iter()
+        .filter_map(|entry| Some((entry, entry.payload.as_ref().filter(is_structural)?)));
+    match (found.next(), group.entries.len()) {
+        (Some(_), 2..) => {
+            let message = "a change of the shard does not come alone".to_owned();
+            Err(ApplyError { group: group.group, message })
+        }
+        (found, _) => Ok(found),
+    }
+}
+
+/// Applies a change of members to a record under way; gives its outcome.
+pub(super) fn change_members(
+    record: &mut Option<ShardRecord>,
+    shard: &Shard,
+    epoch: u64,
+    change: &MembershipChange,
+) -> CommandOutcome {
+    match after_change(record.as_ref().unwrap_or(&shard.record), epoch, change) {
+        Some(after) => {
+            *record = Some(after);
+            CommandOutcome::Applied(Bytes::new())
+        }
+        None => CommandOutcome::Rejected(Rejection::StaleEpoch),
+    }
+}
+
 /// The slot whose sessions are swept at this index, if one is: all have their turn.
 fn slot_to_sweep(record: &ShardRecord, index: u64) -> Option<Slot> {
     if !index.is_multiple_of(SWEEP_INTERVAL_ENTRIES) {
@@ -274,13 +359,13 @@ fn slot_to_sweep(record: &ShardRecord, index: u64) -> Option<Slot> {
     slots.get(turn as usize).copied()
 }
 
-fn is_membership(payload: &Payload) -> bool {
+pub(super) fn is_membership(payload: &Payload) -> bool {
     payload.kind == EntryKind::Membership as i32
 }
 
 /// The change of members that an entry makes, if it makes one. Kinds of entries that
 /// are not known were written by a newer version.
-fn membership_change(
+pub(super) fn membership_change(
     group: GroupId,
     payload: &Payload,
 ) -> Result<Option<&MembershipChange>, ApplyError> {
@@ -300,7 +385,7 @@ fn after_change(
     epoch: u64,
     change: &MembershipChange,
 ) -> Option<ShardRecord> {
-    if epoch != record.epoch {
+    if epoch != record.epoch || !record.may_change() {
         return None;
     }
     let membership = record.membership.after(change).ok()?;
@@ -321,7 +406,7 @@ fn after_change(
 fn check(record: &ShardRecord, command: &Command, now_ms: u64) -> Result<(), Rejection> {
     if !record.owns(Slot(command.slot)) {
         Err(Rejection::SlotNotOwned)
-    } else if record.frozen {
+    } else if record.is_frozen() {
         Err(Rejection::Frozen)
     } else if command.not_after_ms != 0 && now_ms > command.not_after_ms {
         Err(Rejection::Expired)
@@ -334,7 +419,7 @@ fn call(record: &ShardRecord, state: &ApplyState, position: usize, command: &Com
     let (index, position) = (state.applied.index.0, position as u32);
     Call {
         slot: command.slot,
-        index,
+        index: record.shown_index(state.applied.index),
         time_ms: state.time_ms,
         position,
         seed: seed(record.group, index, position),

@@ -99,17 +99,6 @@ impl PluginStore {
         Ok(module)
     }
 
-    /// A stored module, given its SHA-256 in hex.
-    pub fn named(&self, sha256: &str) -> Result<PluginModule, PluginFileError> {
-        let mut id = PluginId::default();
-        let (digits, _) = sha256.as_bytes().as_chunks::<2>();
-        for (byte, digits) in id.iter_mut().zip(digits) {
-            let text = std::str::from_utf8(digits).unwrap_or_default();
-            *byte = u8::from_str_radix(text, 16).unwrap_or_default();
-        }
-        self.module(&id)
-    }
-
     /// A stored module as it was added.
     pub fn bytes(&self, id: &PluginId) -> Result<Vec<u8>, PluginFileError> {
         let path = self.path(id);
@@ -130,4 +119,15 @@ impl PluginStore {
         name.push_str(".wasm");
         self.folder.join(name)
     }
+}
+
+/// The hash that a module is named by, from hex.
+pub fn plugin_id(sha256: &str) -> PluginId {
+    let mut id = PluginId::default();
+    let (digits, _) = sha256.as_bytes().as_chunks::<2>();
+    for (byte, digits) in id.iter_mut().zip(digits) {
+        let text = std::str::from_utf8(digits).unwrap_or_default();
+        *byte = u8::from_str_radix(text, 16).unwrap_or_default();
+    }
+    id
 }

@@ -10,6 +10,7 @@ use super::{Machine, Shard};
 use crate::{
     storage::{
         ApplyState, Overlay, OwnedSnapshot, ReadView, ScanBounds, ShardRecord, Slot, StorageError,
+        without,
     },
     wasm::{Call, HostError, PluginResult, QueryResult},
 };
@@ -55,6 +56,15 @@ pub enum QueryError {
     Storage(#[from] StorageError),
 }
 
+/// How new the state must be that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// It holds everything acknowledged.
+    Latest,
+    /// Any state will do.
+    Any,
+}
+
 /// Answers queries from one state of a shard.
 pub struct ShardReader {
     machine: Arc<Machine>,
@@ -65,14 +75,18 @@ pub struct ShardReader {
 
 impl Machine {
     /// The present state of a shard.
-    pub fn reader(self: &Arc<Self>, group: GroupId) -> Result<ShardReader, QueryError> {
+    pub fn reader(
+        self: &Arc<Self>,
+        group: GroupId,
+        freshness: Freshness,
+    ) -> Result<ShardReader, QueryError> {
         // Before the snapshot, which is then at least as new as it says.
         let applied = self.shard(group).ok_or(QueryError::NoShard(group))?.applied();
         let snapshot = Arc::new(OwnedSnapshot::new(Arc::clone(&self.storage)));
         // Ownership is looked at after the snapshot was taken: a shard that owned
         // a slot then still owned it in the snapshot.
         let shard = self.shard(group).ok_or(QueryError::NoShard(group))?;
-        if shard.record.frozen {
+        if shard.record.is_frozen() && freshness == Freshness::Latest {
             return Err(QueryError::Frozen);
         }
         let (machine, view) = (Arc::clone(self), ReadView::Snapshot(snapshot));
@@ -81,6 +95,11 @@ impl Machine {
 }
 
 impl ShardReader {
+    /// Whether the shard owned a slot in this state.
+    pub fn owns(&self, slot: Slot) -> bool {
+        self.shard.record.owns(slot)
+    }
+
     /// Hash and number of all that is stored in the shard's slots, and the index of
     /// the last entry applied to it.
     pub fn checksum(&self) -> Result<(Index, u64, u64), QueryError> {
@@ -98,12 +117,15 @@ impl ShardReader {
         Ok((applied, hash, keys))
     }
 
-    /// To be asked after reading: when a replica is removed, files go that snapshots of
-    /// it still need, and what was read may lack some.
+    /// To be asked after reading: when a replica is removed, or loses slots, files go that
+    /// snapshots of it still need, and what was read may lack some.
     fn check_present(&self) -> Result<(), QueryError> {
-        let ShardRecord { group, replica, .. } = self.shard.record;
+        let ShardRecord { group, replica, ref slots, .. } = self.shard.record;
         let present = self.machine.shard(group);
-        match present.is_some_and(|shard| shard.record.replica == replica) {
+        let is_whole = |shard: &Shard| {
+            shard.record.replica == replica && without(slots, &shard.record.slots).is_empty()
+        };
+        match present.is_some_and(|shard| is_whole(&shard)) {
             true => Ok(()),
             false => Err(QueryError::NoShard(group)),
         }
@@ -115,7 +137,7 @@ impl ShardReader {
         let owned = |query: &Query| self.shard.record.owns(query.slot);
         let call = |query: &Query| Call {
             slot: query.slot.0,
-            index: self.applied.applied.index.0,
+            index: self.shard.record.shown_index(self.applied.applied.index),
             time_ms: self.applied.time_ms,
             position: 0,
             seed: [0; 32],
@@ -128,7 +150,8 @@ impl ShardReader {
         } else {
             (&self.machine.long_readers, None)
         };
-        let (module, limits) = (&self.shard.module, &self.shard.limits);
+        let no_plugin = QueryError::NoShard(self.shard.record.group);
+        let (module, limits) = self.shard.plugin.as_ref().ok_or(no_plugin)?;
         let outcome =
             readers.run(|executor| executor.query(module, limits, fuel, calls, overlay))?;
         self.check_present()?;

@@ -5,14 +5,15 @@ use std::{path::Path, sync::Arc};
 use bytes::Bytes;
 use raft_kv_plugin_kv::protocol::{self, Command as KvCommand, Put, Query as KvQuery};
 use raft_lite::{
-    Command, CommandOutcome, CommittedEntry, EntryKind, GroupEntries, GroupId, Index, LogPosition,
-    Membership, MembershipChange, NewReplica, Payload, Rejection, ReplicaId, SnapshotMeta,
-    StateMachine, Term,
+    Command, CommandOutcome, CommittedEntry, Effects, EntryKind, GroupEntries, GroupId, Index,
+    LogPosition, Membership, MembershipChange, NewReplica, Payload, Rejection, ReplicaId,
+    SnapshotMeta, StateMachine, Term,
 };
 
 use super::*;
 use crate::storage::{
-    Slot, SlotRange, SnapshotData, SnapshotFolders, StorageOptions, fetched, node_number,
+    MergeId, Phase, Slot, SlotRange, SnapshotData, SnapshotFolders, StorageOptions, fetched,
+    first_replica, node_number,
 };
 
 const GROUP: GroupId = GroupId(1);
@@ -28,7 +29,8 @@ fn open(folder: &Path) -> (Arc<Machine>, Arc<PluginStore>) {
     let plugins = PluginStore::open(folder.join("plugins"), THREADS.executors()).unwrap();
     let plugins = Arc::new(plugins);
     let snapshots = Arc::new(SnapshotFolders::open(folder.join("snapshots")).unwrap());
-    let machine = Machine::open(Arc::new(storage), Arc::clone(&plugins), snapshots, THREADS);
+    let machine =
+        Machine::open(Arc::new(storage), Arc::clone(&plugins), snapshots, THREADS, GroupId(0));
     (Arc::new(machine.unwrap()), plugins)
 }
 
@@ -46,11 +48,10 @@ fn fixture() -> Fixture {
         membership: Membership::of_voters([(ReplicaId(1), node_number("node1"))].into()),
         nodes: [(node_number("node1"), "node1".to_owned())].into(),
         plugin,
-        frozen: false,
         started: true,
-        applied_by_snapshot: false,
+        ..ShardRecord::default()
     };
-    machine.create(vec![record]).unwrap();
+    machine.create(vec![record], None).unwrap();
     Fixture { machine, folder }
 }
 
@@ -68,16 +69,16 @@ fn entry(index: u64, time_ms: u64, commands: Vec<Command>) -> CommittedEntry {
 
 impl Fixture {
     fn apply(&self, entries: Vec<CommittedEntry>) -> Vec<CommandOutcome> {
-        let mut outcomes = Vec::new();
+        let mut effects = Effects::default();
         let batch = [GroupEntries { group: GROUP, entries }];
-        self.machine.apply(&batch, &mut outcomes).unwrap();
-        outcomes
+        self.machine.apply(&batch, &mut effects).unwrap();
+        effects.outcomes
     }
 
     fn get(&self, slot: u32, key: &str) -> Option<Bytes> {
         let request = KvQuery::Get { key: key.as_bytes() }.encode().into();
         let queries = [Query { slot: Slot(slot), request }];
-        let reader = self.machine.reader(GROUP).unwrap();
+        let reader = self.machine.reader(GROUP, Freshness::Latest).unwrap();
         let reply = reader.query(&queries, true).unwrap().remove(0);
         let QueryReply::Done(Ok(response)) = reply else { panic!("{reply:?}") };
         protocol::decode_get(&response).unwrap().map(|found| response.slice(found.value))
@@ -177,7 +178,7 @@ fn an_entry_of_a_newer_version_stops_the_replica_without_advancing_it() {
     let mut unknown = entry(7, 1, vec![]);
     unknown.payload.as_mut().unwrap().kind = EntryKind::Structural as i32;
     let batch = [GroupEntries { group: GROUP, entries: vec![unknown] }];
-    let error = fixture.machine.apply(&batch, &mut Vec::new()).unwrap_err();
+    let error = fixture.machine.apply(&batch, &mut Effects::default()).unwrap_err();
     assert_eq!(error.group, GROUP);
     assert_eq!(fixture.state().applied.index, Index(6));
 }
@@ -186,14 +187,15 @@ fn an_entry_of_a_newer_version_stops_the_replica_without_advancing_it() {
 fn a_damaged_plugin_file_is_refused() {
     let fixture = fixture();
     let Fixture { machine, folder } = fixture;
-    let hash = machine.shard(GROUP).unwrap().module().hash();
+    let hash = machine.shard(GROUP).unwrap().module().unwrap().hash();
     drop(machine);
     let path = folder.path().join("plugins").join(format!("{hash}.wasm"));
     std::fs::write(&path, b"\0asm").unwrap();
     let storage = Storage::open(&folder.path().join("state"), StorageOptions::default()).unwrap();
     let plugins = PluginStore::open(folder.path().join("plugins"), 1).unwrap();
     let snapshots = Arc::new(SnapshotFolders::open(folder.path().join("snapshots")).unwrap());
-    let opened = Machine::open(Arc::new(storage), Arc::new(plugins), snapshots, THREADS);
+    let opened =
+        Machine::open(Arc::new(storage), Arc::new(plugins), snapshots, THREADS, GroupId(0));
     assert!(matches!(opened, Err(OpenError::Plugin(PluginFileError::Damaged { .. }))));
 }
 
@@ -278,9 +280,11 @@ fn a_snapshot_makes_a_replica_that_survives_a_crash_and_can_be_removed() {
     assert_eq!(target.state(), source.state());
 
     assert!(!by_snapshot());
-    let reader = target.machine.reader(GROUP).unwrap();
+    let reader = target.machine.reader(GROUP, Freshness::Latest).unwrap();
 
-    let checksum = |machine: &Fixture| machine.machine.reader(GROUP).unwrap().checksum().unwrap();
+    let checksum = |machine: &Fixture| {
+        machine.machine.reader(GROUP, Freshness::Latest).unwrap().checksum().unwrap()
+    };
     assert_eq!(checksum(&target), checksum(&source));
     target.machine.destroy_replica(GROUP, ReplicaId(2)).unwrap();
     // Files have gone from under the snapshot of those who still read.
@@ -297,4 +301,173 @@ fn a_snapshot_makes_a_replica_that_survives_a_crash_and_can_be_removed() {
     assert_eq!(machine.last_destroyed(GROUP), Some(ReplicaId(2)));
     source.machine.release_snapshot(GROUP, &meta);
     assert!(!source.machine.snapshots.file(data.id, "000000.sst").unwrap().exists());
+}
+
+const CHILD: GroupId = GroupId(2);
+
+fn slots(start: u32, end: u32) -> Vec<SlotRange> {
+    vec![SlotRange { start: Slot(start), end: Slot(end) }]
+}
+
+fn node1() -> std::collections::BTreeSet<String> {
+    ["node1".to_owned()].into()
+}
+
+impl Fixture {
+    /// Applies a change of a shard at an epoch, as its next entry.
+    fn change(
+        &self,
+        group: GroupId,
+        epoch: u64,
+        change: &ShardChange,
+    ) -> (CommandOutcome, Effects) {
+        let applied = self.machine.shard(group).unwrap().applied().applied;
+        let kind = EntryKind::Structural as i32;
+        let structural = change.encode();
+        let payload = Payload { kind, epoch, time_ms: 1, structural, ..Payload::default() };
+        let position = LogPosition { index: applied.index.next(), term: Term(6) };
+        let entries = vec![CommittedEntry { position, payload: Some(payload) }];
+        let mut effects = Effects::default();
+        self.machine.apply(&[GroupEntries { group, entries }], &mut effects).unwrap();
+        (effects.outcomes.remove(0), effects)
+    }
+
+    fn record(&self, group: GroupId) -> ShardRecord {
+        self.machine.shard(group).unwrap().record().clone()
+    }
+
+    fn split(&self) {
+        let split = ShardChange::Split { child: CHILD, name: "b".into(), slots: slots(5, 10) };
+        let (outcome, effects) = self.change(GROUP, 1, &split);
+        assert!(matches!(outcome, CommandOutcome::Applied(_)), "{outcome:?}");
+        assert_eq!((effects.epochs[&GROUP], effects.born.len()), (2, 1));
+        assert_eq!(effects.born[0].group, CHILD);
+    }
+}
+
+#[test]
+fn a_split_hands_slots_over_with_what_is_in_them_and_is_on_disk_then() {
+    let fixture = fixture();
+    fixture.apply(vec![entry(6, 7, vec![put(1, "a", "1"), put(9, "b", "2")])]);
+    fixture.split();
+    let Fixture { machine, folder } = fixture;
+    // Nothing more is flushed: this is what a crash would leave.
+    drop(machine);
+    let (machine, _) = open(folder.path());
+    let fixture = Fixture { machine, folder };
+    let (parent, child) = (fixture.record(GROUP), fixture.record(CHILD));
+    assert_eq!((parent.slots.clone(), parent.epoch), (slots(0, 5), 2));
+    assert_eq!((child.slots.clone(), child.epoch), (slots(5, 10), 2));
+    // What the plugin sees of the index goes on, and so does time.
+    let first = child.shown_index(raft_lite::INITIAL_POSITION.index);
+    assert!(first > parent.shown_index(fixture.state().applied.index));
+    assert_eq!(fixture.machine.shard(CHILD).unwrap().applied().time_ms, 7);
+    let of_others = fixture.apply(vec![entry(8, 8, vec![put(9, "b", "3")])]);
+    assert_eq!(of_others, [CommandOutcome::Rejected(Rejection::SlotNotOwned)]);
+    let reader = fixture.machine.reader(CHILD, Freshness::Latest).unwrap();
+    let request = KvQuery::Get { key: b"b" }.encode().into();
+    let reply = reader.query(&[Query { slot: Slot(9), request }], true).unwrap().remove(0);
+    assert!(matches!(reply, QueryReply::Done(Ok(found)) if !found.is_empty()));
+}
+
+#[test]
+fn a_merge_takes_effect_only_while_it_is_prepared_and_of_what_is_frozen() {
+    let fixture = fixture();
+    fixture.apply(vec![entry(6, 7, vec![put(1, "a", "1"), put(9, "b", "2")])]);
+    fixture.split();
+    let merge = MergeId(7);
+    let absorb = |index| {
+        let frozen_at = Index(index);
+        ShardChange::Absorb { merge, source: CHILD, frozen_at }
+    };
+    let refused = |(outcome, _): (CommandOutcome, Effects), refusal: Refusal| {
+        assert!(
+            matches!(&outcome, CommandOutcome::Failed(f) if f.code == refusal as u32),
+            "{outcome:?}"
+        );
+    };
+    let applied = |(outcome, effects): (CommandOutcome, Effects)| {
+        assert!(matches!(outcome, CommandOutcome::Applied(_)), "{outcome:?}");
+        effects
+    };
+    refused(fixture.change(GROUP, 2, &absorb(6)), Refusal::Cancelled);
+    let prepare = ShardChange::Prepare { merge, nodes: node1() };
+    applied(fixture.change(GROUP, 2, &prepare));
+    let freeze = ShardChange::Freeze { merge, target: GROUP, nodes: node1() };
+    applied(fixture.change(CHILD, 2, &freeze));
+    // Neither changes in any other way, and the source takes nothing.
+    let split = ShardChange::Split { child: GroupId(9), name: "c".into(), slots: slots(0, 1) };
+    refused(fixture.change(GROUP, 3, &split), Refusal::Busy);
+    let retire = ShardChange::Retire { force: true };
+    refused(fixture.change(CHILD, 3, &retire), Refusal::Busy);
+    let reader = fixture.machine.reader(CHILD, Freshness::Latest);
+    assert!(matches!(reader, Err(QueryError::Frozen)));
+    assert!(fixture.machine.reader(CHILD, Freshness::Any).is_ok());
+    // An old epoch, and a cancelled merge, come to nothing.
+    let frozen_at = fixture.machine.shard(CHILD).unwrap().applied().applied.index.0 - 1;
+    let (stale, _) = fixture.change(GROUP, 2, &absorb(frozen_at));
+    assert_eq!(stale, CommandOutcome::Rejected(Rejection::StaleEpoch));
+    let effects = applied(fixture.change(GROUP, 3, &absorb(frozen_at)));
+    assert_eq!(effects.gone, [(CHILD, first_replica(CHILD))]);
+    assert_eq!(effects.epochs[&GROUP], 4);
+    let record = fixture.record(GROUP);
+    assert_eq!((record.slots, record.absorbed), (slots(0, 10), vec![CHILD]));
+    assert!(fixture.machine.shard(CHILD).is_none());
+    assert_eq!(fixture.get(9, "b").unwrap(), "2");
+    let cancel = ShardChange::Cancel { merge, source: CHILD };
+    refused(fixture.change(GROUP, 4, &cancel), Refusal::Absorbed);
+    let Fixture { machine, folder } = fixture;
+    drop(machine);
+    let (machine, _) = open(folder.path());
+    assert_eq!(machine.last_destroyed(CHILD), Some(first_replica(CHILD)));
+    assert_eq!(machine.shards().len(), 1);
+}
+
+#[test]
+fn a_cancelled_merge_is_over_for_good() {
+    let fixture = fixture();
+    fixture.split();
+    let merge = MergeId(7);
+    let change = |group, epoch, change: &ShardChange| fixture.change(group, epoch, change).0;
+    let applied = |outcome| assert!(matches!(outcome, CommandOutcome::Applied(_)), "{outcome:?}");
+    applied(change(GROUP, 2, &ShardChange::Prepare { merge, nodes: node1() }));
+    let freeze = ShardChange::Freeze { merge, target: GROUP, nodes: node1() };
+    applied(change(CHILD, 2, &freeze));
+    let frozen_at = fixture.machine.shard(CHILD).unwrap().applied().applied.index;
+    applied(change(GROUP, 3, &ShardChange::Cancel { merge, source: CHILD }));
+    let late = change(GROUP, 4, &ShardChange::Absorb { merge, source: CHILD, frozen_at });
+    assert!(matches!(late, CommandOutcome::Failed(f) if f.code == Refusal::Cancelled as u32));
+    applied(change(CHILD, 3, &ShardChange::Unfreeze { merge }));
+    assert_eq!(fixture.record(CHILD).phase, Phase::Serving);
+    // A freeze that was under way comes to nothing.
+    assert_eq!(change(CHILD, 3, &freeze), CommandOutcome::Rejected(Rejection::StaleEpoch));
+}
+
+#[test]
+fn a_shard_with_data_is_retired_by_force_alone() {
+    let fixture = fixture();
+    fixture.apply(vec![entry(6, 7, vec![put(1, "a", "1")])]);
+    let retire = |force| fixture.change(GROUP, 1, &ShardChange::Retire { force }).0;
+    let refused = retire(false);
+    assert!(matches!(refused, CommandOutcome::Failed(f) if f.code == Refusal::NotEmpty as u32));
+    assert!(matches!(retire(true), CommandOutcome::Applied(_)));
+    let frozen = fixture.apply(vec![CommittedEntry {
+        position: LogPosition { index: Index(9), term: Term(6) },
+        ..entry(9, 8, vec![put(1, "a", "2")])
+    }]);
+    assert_eq!(frozen, [CommandOutcome::Rejected(Rejection::Frozen)]);
+}
+
+#[test]
+fn a_snapshot_is_not_taken_in_while_another_replica_owns_its_slots() {
+    let source = fixture();
+    source.split();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    source.machine.make_snapshot(CHILD, Box::new(move |made| sender.send(made).unwrap()));
+    let snapshot = receiver.recv().unwrap().unwrap();
+    // Here the parent has not heard of the split.
+    let lagging = fixture();
+    assert!(!lagging.machine.admits_snapshot(CHILD, ReplicaId(1), &snapshot));
+    lagging.split();
+    assert!(lagging.machine.admits_snapshot(CHILD, ReplicaId(1), &snapshot));
 }

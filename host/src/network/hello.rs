@@ -88,9 +88,9 @@ impl Network {
             let (found, mine) = (hello.election_timeout_ms, mine.election_timeout_ms);
             return Err(Refused::ElectionTimeout { from, me, found, mine });
         }
-        let mut peers = self.peers.values().map(|peer| &peer.config);
-        match peers.find(|peer| peer.node_id == from) {
-            Some(peer) => Ok(peer.number),
+        let peers = self.peers.read();
+        match peers.values().find(|peer| peer.config.node_id == from) {
+            Some(peer) => Ok(peer.config.number),
             None => Err(Refused::Unknown { from }),
         }
     }

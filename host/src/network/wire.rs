@@ -47,7 +47,8 @@ pub(super) fn result(response: ForwardResponse) -> Forwarded {
     outcomes.ok_or_else(strange)
 }
 
-fn outcome_to_wire(outcome: CommandOutcome) -> v1::CommandOutcome {
+/// A command's outcome, for another node.
+pub fn outcome_to_wire(outcome: CommandOutcome) -> v1::CommandOutcome {
     let outcome = match outcome {
         CommandOutcome::Applied(response) => Outcome::Applied(response),
         CommandOutcome::Failed(CommandFailure { kind, code, message }) => {
@@ -58,7 +59,8 @@ fn outcome_to_wire(outcome: CommandOutcome) -> v1::CommandOutcome {
     v1::CommandOutcome { outcome: Some(outcome) }
 }
 
-fn outcome_from_wire(outcome: v1::CommandOutcome) -> Option<CommandOutcome> {
+/// Reads [`outcome_to_wire`]; `None` if it makes no sense.
+pub fn outcome_from_wire(outcome: v1::CommandOutcome) -> Option<CommandOutcome> {
     Some(match outcome.outcome? {
         Outcome::Applied(response) => CommandOutcome::Applied(response),
         Outcome::Failed(v1::CommandFailure { kind, code, message }) => {
@@ -68,23 +70,24 @@ fn outcome_from_wire(outcome: v1::CommandOutcome) -> Option<CommandOutcome> {
     })
 }
 
-fn error_to_wire(error: RequestError) -> v1::ForwardError {
+/// Why a request was not carried out, for another node.
+pub fn error_to_wire(error: RequestError) -> v1::ForwardError {
     let (kind, message, node) = match error {
         RequestError::NotLeader { leader } => {
             (Kind::NotLeader, String::new(), leader.map_or(0, |node| node.0))
         }
         RequestError::Overloaded => (Kind::Overloaded, String::new(), 0),
         RequestError::DiskFull { node } => (Kind::DiskFull, String::new(), node.0),
-        RequestError::Unavailable(reason) | RequestError::Refused(reason) => {
-            (Kind::Unavailable, reason, 0)
-        }
+        RequestError::Unavailable(reason) => (Kind::Unavailable, reason, 0),
+        RequestError::Refused(reason) => (Kind::Refused, reason, 0),
         RequestError::OutcomeUnknown(reason) => (Kind::OutcomeUnknown, reason, 0),
         RequestError::Stopping => (Kind::Stopping, String::new(), 0),
     };
     v1::ForwardError { kind: kind as i32, message, node }
 }
 
-fn error_from_wire(error: v1::ForwardError) -> RequestError {
+/// Reads [`error_to_wire`].
+pub fn error_from_wire(error: v1::ForwardError) -> RequestError {
     match error.kind() {
         Kind::NotLeader => {
             let leader = (error.node != 0).then_some(NodeId(error.node));
@@ -93,6 +96,7 @@ fn error_from_wire(error: v1::ForwardError) -> RequestError {
         Kind::Overloaded => RequestError::Overloaded,
         Kind::DiskFull => RequestError::DiskFull { node: NodeId(error.node) },
         Kind::Unavailable => RequestError::Unavailable(error.message),
+        Kind::Refused => RequestError::Refused(error.message),
         Kind::Stopping => RequestError::OutcomeUnknown("the leader's node is stopping".to_owned()),
         Kind::OutcomeUnknown | Kind::Unspecified => RequestError::OutcomeUnknown(error.message),
     }
@@ -117,6 +121,7 @@ mod tests {
             RequestError::Overloaded,
             RequestError::DiskFull { node: NodeId(3) },
             RequestError::Unavailable("gone".into()),
+            RequestError::Refused("not now".into()),
             RequestError::OutcomeUnknown("who knows".into()),
         ] {
             assert_eq!(result(forward_response(7, Err(error.clone()))), Err(error));

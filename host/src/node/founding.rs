@@ -9,12 +9,14 @@ use tokio::{net::TcpListener, sync::oneshot};
 use super::{
     DEFAULT_SHARDS, DEFAULT_SLOTS, NodeConfig, NodeError,
     identity::{DataFolder, Identity, MemberRecord},
+    joining,
 };
 use crate::{
     api,
     machine::{DEFAULT_PLUGIN, PluginFileError, PluginStore},
+    meta::{META_GROUP, META_NAME, META_REPLICAS, MetaState, NodeEntry, REPLICAS},
     network::{Born, Founding, Introduction, Member, find_cluster},
-    storage::{PluginId, ShardRecord, Slot, SlotRange, node_number},
+    storage::{PluginId, ShardRecord, Slot, SlotRange, first_replica, node_number},
     wasm::{ModuleHash, check_module},
 };
 
@@ -37,6 +39,9 @@ pub(super) async fn settle(
             )));
         }
         return Ok(());
+    }
+    if let Some(at) = &config.join {
+        return joining::join(config, at, folder).await;
     }
     let slots = config.slots.unwrap_or(DEFAULT_SLOTS);
     let plugin = plugin.map_or_else(|| ModuleHash::of(DEFAULT_PLUGIN), PluginFile::hash);
@@ -126,6 +131,8 @@ fn join(folder: &mut DataFolder, me: &Member, born: &Born) -> Result<(), NodeErr
         plugin: born.founding.plugin.clone(),
         members: born.founding.members.iter().map(member).map(own).collect(),
         came_back,
+        joined: false,
+        fresh_from: if came_back { u64::MAX } else { 0 },
     })?;
     Ok(())
 }
@@ -214,42 +221,75 @@ pub(super) fn store_plugin(
     }
 }
 
-/// The shards of a new cluster as this node has them: the slots cut into even
-/// ranges, each shard with a replica on every member.
-pub(super) fn first_shards(identity: &Identity, plugin: PluginId) -> Vec<ShardRecord> {
+/// The shards of a new cluster: the slots cut into even ranges, each shard with a replica
+/// on as many members as there should be, in turn. The cluster's own group comes first.
+/// Those without a replica on this node say so by its number, 0.
+pub(super) fn first_records(identity: &Identity, plugin: PluginId) -> Vec<ShardRecord> {
     let Identity { slots, shards, members, .. } = identity;
     let boundary = |shard: u32| (u64::from(*slots) * u64::from(shard) / u64::from(*shards)) as u32;
-    let record = |shard: u32| {
-        let number = u64::from(shard) + 1;
-        let first = u64::from(shard) * members.len() as u64 + 1;
+    let own = node_number(&identity.node_id);
+    let record = |group: GroupId, name: String, members: Vec<&MemberRecord>| {
         let ids = members.iter().map(|member| member.node_id.clone());
         let nodes: BTreeMap<NodeId, String> = ids.map(|id| (node_number(&id), id)).collect();
-        let voters = (first..)
-            .zip(members)
-            .map(|(replica, member)| (ReplicaId(replica), node_number(&member.node_id)));
-        let membership = Membership::of_voters(voters.collect());
-        let own = membership.replica_on(node_number(&identity.node_id));
+        let numbers = members.iter().map(|member| node_number(&member.node_id));
+        let membership = Membership::of_voters(ids_from(group).zip(numbers).collect());
         ShardRecord {
-            group: GroupId(number),
-            replica: own.unwrap_or_default(),
-            name: format!("shard_{shard}"),
+            group,
+            name,
             epoch: 1,
-            slots: vec![SlotRange { start: Slot(boundary(shard)), end: Slot(boundary(shard + 1)) }],
+            replica: membership.replica_on(own).unwrap_or_default(),
             membership,
             nodes,
-            plugin,
-            frozen: false,
-            started: false,
-            applied_by_snapshot: false,
+            ..ShardRecord::default()
         }
     };
-    (0..*shards).map(record).collect()
+    let of_meta = match members.len() {
+        count @ 0..=2 => count,
+        3 | 4 => 3,
+        _ => META_REPLICAS,
+    };
+    let mut records =
+        vec![record(META_GROUP, META_NAME.to_owned(), members.iter().take(of_meta).collect())];
+    for shard in 0..*shards {
+        let in_turn = members.iter().cycle().skip(shard as usize % members.len().max(1));
+        let chosen = in_turn.take(REPLICAS.min(members.len())).collect();
+        records.push(ShardRecord {
+            slots: vec![SlotRange { start: Slot(boundary(shard)), end: Slot(boundary(shard + 1)) }],
+            plugin,
+            ..record(GroupId(u64::from(shard) + 1), format!("shard_{shard}"), chosen)
+        });
+    }
+    records
+}
+
+/// The ids of a group's replicas, in turn.
+fn ids_from(group: GroupId) -> impl Iterator<Item = ReplicaId> {
+    (first_replica(group).0..).map(ReplicaId)
+}
+
+/// What a new cluster knows of itself.
+pub(super) fn first_state(identity: &Identity, records: &[ShardRecord]) -> MetaState {
+    let node = |member: &MemberRecord| {
+        let (address, folder) = (member.address.clone(), member.folder);
+        (member.node_id.clone(), NodeEntry { address, folder, ..NodeEntry::default() })
+    };
+    let shard = |record: &ShardRecord| {
+        (record.group, ShardRecord { replica: ReplicaId::default(), ..record.clone() })
+    };
+    MetaState {
+        version: 1,
+        slots: identity.slots,
+        next_group: u64::from(identity.shards) + 1,
+        next_operation: 1,
+        balancer: true,
+        nodes: identity.members.iter().map(node).collect(),
+        shards: records.iter().map(shard).collect(),
+        ..MetaState::default()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     fn identity(node: u64, slots: u32, shards: u32) -> Identity {
@@ -266,14 +306,16 @@ mod tests {
             plugin: "p".into(),
             members: (1..=3).map(member).collect(),
             came_back: false,
+            joined: false,
+            fresh_from: 0,
         }
     }
 
     #[test]
     fn first_shards_own_every_slot_once() {
         for (slots, shards) in [(256, 4), (256, 7), (5, 5), (16_384, 10), (1, 1)] {
-            let records = first_shards(&identity(1, slots, shards), [0; 32]);
-            assert_eq!(records.len(), shards as usize);
+            let records = first_records(&identity(1, slots, shards), [0; 32]);
+            assert_eq!(records.len(), shards as usize + 1);
             for slot in (0..slots).map(Slot) {
                 let owners = records.iter().filter(|record| record.owns(slot)).count();
                 assert_eq!(owners, 1, "slot {} of {slots} over {shards} shards", slot.0);
@@ -284,14 +326,32 @@ mod tests {
 
     #[test]
     fn all_members_agree_on_the_first_shards() {
-        let of_node = |node| first_shards(&identity(node, 256, 4), [0; 32]);
-        let mut replicas = BTreeSet::new();
+        let of_node = |node| first_records(&identity(node, 256, 4), [0; 32]);
         for ((one, two), three) in of_node(1).into_iter().zip(of_node(2)).zip(of_node(3)) {
             assert_eq!((&one.membership, &one.slots), (&two.membership, &two.slots));
             for record in [one, two, three] {
                 assert!(record.membership.voters.contains_key(&record.replica));
-                assert!(replicas.insert(record.replica), "a replica's id is used once");
             }
         }
+    }
+
+    #[test]
+    fn of_many_members_some_replicate_each_shard() {
+        let mut large = identity(1, 256, 10);
+        large.members = (1..=6)
+            .map(|n| MemberRecord {
+                node_id: format!("node{n}"),
+                address: n.to_string(),
+                folder: n,
+            })
+            .collect();
+        let records = first_records(&large, [0; 32]);
+        assert_eq!(records[0].nodes.len(), META_REPLICAS);
+        assert!(records[1..].iter().all(|record| record.nodes.len() == REPLICAS));
+        let state = first_state(&large, &records);
+        assert!(state.unowned().is_empty());
+        let loads: Vec<usize> = state.nodes.keys().map(|node| state.replicas_on(node)).collect();
+        assert_eq!(loads.iter().sum::<usize>(), 30);
+        assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 2, "{loads:?}");
     }
 }

@@ -35,6 +35,12 @@ pub(super) struct Identity {
     /// one began without replicas.
     #[serde(default)]
     pub(super) came_back: bool,
+    /// It joined a cluster that was running: it began without replicas.
+    #[serde(default)]
+    pub(super) joined: bool,
+    /// Groups below this may have had replicas in an earlier data folder of the node.
+    #[serde(default)]
+    pub(super) fresh_from: u64,
 }
 
 /// A node of the cluster.
@@ -289,6 +295,8 @@ mod tests {
             plugin: "p".into(),
             members: vec![member],
             came_back: false,
+            joined: false,
+            fresh_from: 0,
         }
     }
 

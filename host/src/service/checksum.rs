@@ -1,6 +1,7 @@
 //! Checksums over what this node stores of a shard.
 
 use super::{Service, ServiceError};
+use crate::machine::Freshness;
 
 /// A checksum and the state it was taken of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,8 +18,9 @@ impl Service {
     /// The checksum of a shard: equal on all replicas at equal applied indexes.
     /// Reads the whole shard.
     pub async fn checksum(&self, shard: &str) -> Result<Checksum, ServiceError> {
-        let route = self.shard_named(shard)?;
-        let reader = self.machine.reader(route.group);
+        let table = self.table();
+        let route = table.named(shard)?;
+        let reader = self.machine.reader(route.group, Freshness::Any);
         let reader = reader.map_err(|error| ServiceError::of_query(error, &route.name))?;
         let taken = self.run_long(move || reader.checksum()).await?;
         let (applied, checksum, keys) =

@@ -3,7 +3,7 @@
 
 use raft_lite::{CommandFailure, Rejection, RequestError};
 
-use crate::{machine::QueryError, wasm::PluginFailure};
+use crate::{machine::QueryError, meta::MetaError, wasm::PluginFailure};
 
 pub use crate::wasm::FailureKind;
 
@@ -35,6 +35,38 @@ pub enum ServiceError {
         shard: String,
         /// Why.
         reason: String,
+    },
+    /// The shard does not own the key's slot any more. Nothing happened.
+    #[error("shard {shard} does not own the key's slot any more")]
+    StaleRouting {
+        /// The shard that was asked.
+        shard: String,
+        /// Version of this node's routing table.
+        version: u64,
+        /// The shard that owns the slot, as far as known.
+        owner: String,
+        /// Id and address of its leader's node, if known.
+        leader: Option<(String, String)>,
+    },
+    /// The shard is about to be merged into another, or deleted. Nothing happened.
+    #[error("shard {shard} is frozen, to be merged into another or deleted")]
+    Frozen {
+        /// The shard.
+        shard: String,
+    },
+    /// What is named does not exist.
+    #[error("there is no {what} {name}")]
+    NotFound {
+        /// `shard`, `node` or `operation`.
+        what: String,
+        /// What it would be called.
+        name: String,
+    },
+    /// It can not be as things are. Nothing happened.
+    #[error("{message}")]
+    Conflict {
+        /// What stands in the way.
+        message: String,
     },
     /// The plugin refused or failed the command. Nothing was written.
     #[error("the plugin {}: {message}", verb(.kind))]
@@ -124,6 +156,12 @@ impl ServiceError {
         ))
     }
 
+    /// Whether nothing happened, and the same request will do better once the routing table
+    /// is newer, or a merge is over.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(self, ServiceError::StaleRouting { .. } | ServiceError::Frozen { .. })
+    }
+
     /// `node` is the id and address of the one that the error names.
     pub(super) fn of_request(
         error: RequestError,
@@ -142,9 +180,7 @@ impl ServiceError {
             }
             RequestError::Unavailable(reason) => ServiceError::ShardUnavailable { shard, reason },
             RequestError::OutcomeUnknown(reason) => ServiceError::OutcomeUnknown { reason },
-            RequestError::Refused(reason) => ServiceError::InvalidArgument {
-                field: "shard".to_owned(),
-                limit: "a change that its members allow".to_owned(),
+            RequestError::Refused(reason) => ServiceError::Conflict {
                 message: format!("shard {shard} refuses the change: {reason}"),
             },
             RequestError::Stopping => {
@@ -156,18 +192,14 @@ impl ServiceError {
     pub(super) fn of_rejection(rejection: Rejection, shard: &str) -> Self {
         let shard = shard.to_owned();
         match rejection {
-            Rejection::SlotNotOwned => ServiceError::ShardUnavailable {
-                shard,
-                reason: "it does not own the key's slot".to_owned(),
-            },
+            Rejection::SlotNotOwned => {
+                ServiceError::StaleRouting { shard, version: 0, owner: String::new(), leader: None }
+            }
             Rejection::StaleEpoch => ServiceError::ShardUnavailable {
                 shard,
                 reason: "it or its members changed meanwhile".to_owned(),
             },
-            Rejection::Frozen => ServiceError::ShardUnavailable {
-                shard,
-                reason: "it is frozen for a merge".to_owned(),
-            },
+            Rejection::Frozen => ServiceError::Frozen { shard },
             Rejection::Answered => ServiceError::InvalidArgument {
                 field: "sequence".to_owned(),
                 limit: "not below what the session has acknowledged".to_owned(),
@@ -184,12 +216,24 @@ impl ServiceError {
 
     pub(super) fn of_query(error: QueryError, shard: &str) -> Self {
         match error {
-            QueryError::NoShard(_) | QueryError::Frozen => ServiceError::ShardUnavailable {
-                shard: shard.to_owned(),
-                reason: error.to_string(),
-            },
+            QueryError::NoShard(_) => ServiceError::of_rejection(Rejection::SlotNotOwned, shard),
+            QueryError::Frozen => ServiceError::of_rejection(Rejection::Frozen, shard),
             QueryError::Host(error) => ServiceError::Internal(error.to_string()),
             QueryError::Storage(error) => ServiceError::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<MetaError> for ServiceError {
+    fn from(error: MetaError) -> Self {
+        match error {
+            MetaError::NotFound { what, name } => {
+                ServiceError::NotFound { what: what.to_owned(), name }
+            }
+            MetaError::Conflict(message) => ServiceError::Conflict { message },
+            MetaError::Invalid { field, message } => {
+                ServiceError::invalid(field, "what makes sense as things are", &message)
+            }
         }
     }
 }

@@ -70,7 +70,8 @@ impl Service {
 
     /// Another plugin would make something of the store's commands, but not this.
     fn check_is_kv(&self, key: &[u8]) -> Result<(), ServiceError> {
-        let (_, route) = self.routing.route(key)?;
+        let table = self.table();
+        let (_, route) = table.route(key)?;
         route.check_is_kv()
     }
 

@@ -5,9 +5,13 @@
 //! new one is waited for. A proposal is made again only if it certainly had no
 //! effect.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
-use raft_lite::{Command, CommandOutcome, NodeId, Proposal, RequestError};
+use bytes::Bytes;
+use raft_lite::{Command, CommandOutcome, NodeId, Proposal, Rejection, RequestError};
 use tokio::{
     sync::oneshot,
     time::{sleep, timeout_at},
@@ -132,7 +136,7 @@ impl Service {
         options: CallOptions,
     ) -> Result<Vec<CommandOutcome>, ServiceError> {
         let mut pauses = Pauses::new();
-        let mut target = self.raft.leader(route.group).or_else(|| self.anybody(route));
+        let mut target = self.leader_of(route).or_else(|| self.anybody(route));
         loop {
             let asking = self.ask(target, route, commands, makes_room, options);
             let Ok(result) = timeout_at(deadline.into(), asking).await else {
@@ -140,23 +144,69 @@ impl Service {
                 return Err(ServiceError::OutcomeUnknown { reason });
             };
             let error = match result {
-                Ok(outcomes) => return Ok(outcomes),
+                Ok(outcomes) => {
+                    self.note_leader(route, target);
+                    return Ok(outcomes);
+                }
                 Err(error) => error,
             };
             let (next, had_no_effect) = match &error {
                 RequestError::NotLeader { leader } => (*leader, true),
-                // There is no connection to the node that is taken for the leader.
-                RequestError::Unavailable(_) if self.is_other(target) => (None, true),
+                // There is no connection to the node that is taken for the leader, or it
+                // has no replica any more, or hands its leadership over.
+                RequestError::Unavailable(_) if self.is_other(target) || !self.is_halted(route) => {
+                    route.hint.store(0, Ordering::Relaxed);
+                    (None, true)
+                }
                 _ => (None, false),
             };
             if !had_no_effect || options.direct || Instant::now() + LONGEST_PAUSE > deadline {
                 return Err(self.request_error(error, route));
             }
+            if self.table().group(route.group).is_none() {
+                // It was merged into another, or deleted.
+                return Err(ServiceError::of_rejection(Rejection::SlotNotOwned, &route.name));
+            }
             // A leader that has just been named is worth an immediate attempt.
             if next.is_none() || next == target {
                 pauses.pause().await;
             }
-            target = next.or_else(|| self.raft.leader(route.group)).or_else(|| self.anybody(route));
+            target = next.or_else(|| self.leader_of(route)).or_else(|| self.anybody(route));
+        }
+    }
+
+    /// Gives one command to a group as it is.
+    pub(super) async fn propose_raw(
+        &self,
+        route: &ShardRoute,
+        payload: Bytes,
+    ) -> Result<Bytes, ServiceError> {
+        let deadline = Instant::now() + self.limits.timeout;
+        let commands = [Command { payload, ..Command::default() }];
+        // What the cluster knows of itself takes little room.
+        let options = CallOptions::default();
+        let outcomes = self.propose_one(route, &commands, true, deadline, options).await?;
+        let none = || ServiceError::Internal("a command had no outcome".to_owned());
+        reply(outcomes.into_iter().next().ok_or_else(none)?, route)
+    }
+
+    /// The node that leads a shard, as far as known here.
+    pub(super) fn leader_of(&self, route: &ShardRoute) -> Option<NodeId> {
+        let known = self.raft.leader(route.group);
+        if known.is_some() || self.machine.shard(route.group).is_some() {
+            return known;
+        }
+        // What was heard may be from before the shard moved, or of this node itself.
+        let heard = NodeId(route.hint.load(Ordering::Relaxed));
+        Some(heard).filter(|node| *node != self.info.number && route.nodes.contains(node))
+    }
+
+    /// A node that took a request for a shard leads it.
+    pub(super) fn note_leader(&self, route: &ShardRoute, node: Option<NodeId>) {
+        if let Some(node) = node
+            && route.hint.load(Ordering::Relaxed) != node.0
+        {
+            route.hint.store(node.0, Ordering::Relaxed);
         }
     }
 
@@ -164,7 +214,7 @@ impl Service {
     pub(super) fn anybody(&self, route: &ShardRoute) -> Option<NodeId> {
         match self.machine.shard(route.group) {
             Some(_) => None,
-            None => self.network.any_peer(),
+            None => self.network.any_of(route.nodes.iter().copied()),
         }
     }
 
@@ -216,7 +266,7 @@ impl Service {
         if node == self.info.number {
             return Some((self.info.node_id.clone(), self.info.address.clone()));
         }
-        self.network.peer(node).map(|peer| (peer.node_id.clone(), peer.address.clone()))
+        self.network.peer(node).map(|peer| (peer.node_id, peer.address))
     }
 }
 

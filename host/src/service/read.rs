@@ -1,8 +1,9 @@
 //! Queries: which state they may be answered from, and where they run.
 
-use std::time::Instant;
+use std::{sync::atomic::Ordering, time::Instant};
 
-use raft_lite::RequestError;
+use raft_kv_proto::v1::{Order, QueryAnswer, QueryOrder, SlotQuery, order::Kind};
+use raft_lite::{CommandFailure, CommandOutcome, GroupId, Rejection, RequestError};
 use tokio::{sync::oneshot, task, time::timeout_at};
 
 use super::{
@@ -11,7 +12,11 @@ use super::{
     routing::ShardRoute,
     state_machine::{Item, Reply},
 };
-use crate::machine::{Query, QueryReply, ShardReader};
+use crate::{
+    machine::{Freshness, Query, QueryReply, ShardReader},
+    network::{outcome_from_wire, outcome_to_wire},
+    storage::Slot,
+};
 
 /// Queries that are answered on the thread that received them, if they are short.
 const INLINE_QUERIES: usize = 64;
@@ -25,6 +30,9 @@ impl Service {
         consistency: Consistency,
         options: CallOptions,
     ) -> Result<Vec<Reply>, ServiceError> {
+        if self.machine.shard(route.group).is_none() {
+            return self.read_elsewhere(route, items, consistency, options).await;
+        }
         let reader = self.reader(route, consistency, options).await?;
         let query = |Item { slot, payload, .. }| Query { slot, request: payload };
         let queries: Vec<Query> = items.into_iter().map(query).collect();
@@ -45,7 +53,7 @@ impl Service {
         let reply = |reply| match reply {
             QueryReply::Done(result) => Ok(result?),
             QueryReply::SlotNotOwned => {
-                Err(ServiceError::of_rejection(raft_lite::Rejection::SlotNotOwned, &route.name))
+                Err(ServiceError::of_rejection(Rejection::SlotNotOwned, &route.name))
             }
             QueryReply::TooLong => {
                 Err(ServiceError::Internal("a query was cut short without a limit".to_owned()))
@@ -75,13 +83,12 @@ impl Service {
         consistency: Consistency,
         options: CallOptions,
     ) -> Result<ShardReader, ServiceError> {
-        if self.machine.shard(route.group).is_none() {
-            // Reads are answered from a replica: the client is sent to another node.
-            let leader = self.anybody(route);
-            return Err(self.request_error(RequestError::NotLeader { leader }, route));
-        }
+        let freshness = match consistency {
+            Consistency::Linearizable => Freshness::Latest,
+            Consistency::Stale => Freshness::Any,
+        };
         let open = || {
-            let reader = self.machine.reader(route.group);
+            let reader = self.machine.reader(route.group, freshness);
             reader.map_err(|error| ServiceError::of_query(error, &route.name))
         };
         if consistency == Consistency::Stale {
@@ -99,6 +106,102 @@ impl Service {
         open()
     }
 
+    /// Has another node, which has a replica, answer queries.
+    async fn read_elsewhere(
+        &self,
+        route: &ShardRoute,
+        items: Vec<Item>,
+        consistency: Consistency,
+        options: CallOptions,
+    ) -> Result<Vec<Reply>, ServiceError> {
+        if options.direct && consistency == Consistency::Linearizable {
+            let leader = self.leader_of(route).or_else(|| self.anybody(route));
+            return Err(self.request_error(RequestError::NotLeader { leader }, route));
+        }
+        let query = |item: &Item| SlotQuery { slot: item.slot.0, request: item.payload.clone() };
+        let order = Order {
+            kind: Some(Kind::Query(QueryOrder {
+                group: route.group.0,
+                queries: items.iter().map(query).collect(),
+                stale: consistency == Consistency::Stale,
+            })),
+        };
+        let deadline = Instant::now() + self.limits.timeout;
+        let mut pauses = Pauses::new();
+        let mut target = self.leader_of(route).or_else(|| self.anybody(route));
+        loop {
+            let error = match target {
+                None => RequestError::NotLeader { leader: None },
+                Some(node) => match self.network.order(node, order.clone()).await {
+                    Ok(response) => {
+                        self.note_leader(route, Some(node));
+                        return answers(response.answers, items.len(), route);
+                    }
+                    Err(error) => error,
+                },
+            };
+            // Nothing of a read is left behind: it can be asked elsewhere.
+            route.hint.store(0, Ordering::Relaxed);
+            if let RequestError::DiskFull { .. } | RequestError::Overloaded = error {
+                return Err(self.request_error(error, route));
+            }
+            if self.table().group(route.group).is_none_or(|now| now.epoch != route.epoch) {
+                return Err(ServiceError::of_rejection(Rejection::SlotNotOwned, &route.name));
+            }
+            if Instant::now() >= deadline {
+                let reason = error.to_string();
+                return Err(ServiceError::ShardUnavailable {
+                    shard: route.name.to_string(),
+                    reason,
+                });
+            }
+            pauses.pause().await;
+            target = self.anybody(route);
+        }
+    }
+
+    /// Answers queries that another node was asked, from this node's replica.
+    pub(super) async fn answer_queries(
+        &self,
+        order: QueryOrder,
+    ) -> Result<Vec<QueryAnswer>, RequestError> {
+        let table = self.table();
+        let gone = || RequestError::Unavailable("it has no replica of the shard".to_owned());
+        let group = GroupId(order.group);
+        let route = table.group(group).ok_or_else(gone)?;
+        if self.machine.shard(group).is_none() {
+            return Err(gone());
+        }
+        let item = |query: SlotQuery| Item {
+            slot: Slot(query.slot),
+            payload: query.request,
+            once: None,
+            makes_room: false,
+        };
+        let items = order.queries.into_iter().map(item).collect();
+        let consistency = if order.stale { Consistency::Stale } else { Consistency::Linearizable };
+        let replies = self.read(route, items, consistency, CallOptions::default()).await;
+        let answer = |reply: Reply| -> Result<QueryAnswer, RequestError> {
+            let outcome = match reply {
+                Ok(response) => CommandOutcome::Applied(response),
+                Err(ServiceError::Plugin { kind, code, message }) => {
+                    let kind = kind as u32;
+                    CommandOutcome::Failed(CommandFailure { kind, code, message })
+                }
+                Err(ServiceError::StaleRouting { .. }) => {
+                    CommandOutcome::Rejected(Rejection::SlotNotOwned)
+                }
+                Err(error) => return Err(RequestError::Unavailable(error.to_string())),
+            };
+            Ok(QueryAnswer { outcome: Some(outcome_to_wire(outcome)) })
+        };
+        match replies {
+            Ok(replies) => replies.into_iter().map(answer).collect(),
+            Err(ServiceError::ResourceExhausted { .. }) => Err(RequestError::Overloaded),
+            Err(error) => Err(RequestError::Unavailable(error.to_string())),
+        }
+    }
+
     /// Waits until this node's replica holds everything that was acknowledged
     /// before now.
     async fn read_barrier(
@@ -106,7 +209,7 @@ impl Service {
         route: &ShardRoute,
         options: CallOptions,
     ) -> Result<(), ServiceError> {
-        let leader = self.raft.leader(route.group);
+        let leader = self.leader_of(route);
         if options.direct && leader.is_some_and(|leader| leader != self.info.number) {
             return Err(self.request_error(RequestError::NotLeader { leader }, route));
         }
@@ -129,6 +232,14 @@ impl Service {
                 Ok(_) => return Ok(()),
                 // A new leader is waited for.
                 Err(RequestError::NotLeader { .. }) if !options.direct => pauses.pause().await,
+                // The replica went away meanwhile.
+                Err(RequestError::Unavailable(_)) if self.machine.shard(route.group).is_none() => {
+                    return Err(ServiceError::of_rejection(Rejection::SlotNotOwned, &route.name));
+                }
+                // It is going away: its group is gone already, what it stored is not.
+                Err(RequestError::Unavailable(_)) if !self.is_halted(route) => {
+                    pauses.pause().await;
+                }
                 // Nothing of a read is left behind: it can be asked elsewhere.
                 Err(RequestError::Stopping) => {
                     return Err(ServiceError::ShardUnavailable {
@@ -144,4 +255,29 @@ impl Service {
             }
         }
     }
+
+    /// Whether this node's replica has stopped for good.
+    pub(super) fn is_halted(&self, route: &ShardRoute) -> bool {
+        self.raft.status(route.group).is_some_and(|status| status.halted.is_some())
+    }
+}
+
+/// The replies of another node, one for each query.
+fn answers(
+    answers: Vec<QueryAnswer>,
+    count: usize,
+    route: &ShardRoute,
+) -> Result<Vec<Reply>, ServiceError> {
+    let strange = || ServiceError::Internal("another node's answer makes no sense".to_owned());
+    let reply = |answer: QueryAnswer| -> Option<Reply> {
+        Some(match outcome_from_wire(answer.outcome?)? {
+            CommandOutcome::Applied(response) => Ok(response),
+            CommandOutcome::Failed(failure) => Err(failure.into()),
+            CommandOutcome::Rejected(rejection) => {
+                Err(ServiceError::of_rejection(rejection, &route.name))
+            }
+        })
+    };
+    let replies: Option<Vec<Reply>> = answers.into_iter().map(reply).collect();
+    replies.filter(|replies| replies.len() == count).ok_or_else(strange)
 }

@@ -1,42 +1,44 @@
 //! Scans over all shards, in the order of their keys.
 //!
-//! A key's slot is a hash, so a prefix's keys lie in every slot. Each slot is
-//! read in chunks, in key order, from one snapshot of its shard; the slots'
-//! chunks are merged, and only a chunk that ran empty is read on. A prefix that
-//! holds a whole `{tag}` lies in one slot alone.
+//! What this node has replicas of it scans itself (`local`); the pairs of other shards come
+//! from nodes that have them, page by page, and both are merged. A prefix that holds a
+//! whole `{tag}` lies in one slot alone.
+//!
+//! Each shard is scanned in one snapshot. Where that is lost, because a replica went away
+//! or a node did, the scan goes on from the last key that was given: no key that is there
+//! throughout is left out or given twice.
+
+mod local;
 
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::Instant,
 };
 
 use bytes::Bytes;
-use futures::future::try_join_all;
-use raft_kv_plugin_kv::protocol;
-use raft_kv_proto::routing_key;
+use futures::future::{join_all, try_join_all};
+use raft_kv_proto::{
+    routing_key,
+    v1::{ScanShardPage, ScanShardRequest, ScannedPair},
+};
+use raft_lite::{GroupId, Rejection};
+use tonic::Streaming;
 
-use super::{CallOptions, Consistency, Service, ServiceError, routing::ShardRoute};
+use super::{
+    CallOptions, Consistency, Service, ServiceError, propose::Pauses, routing::ShardRoute,
+};
 use crate::{
-    machine::{Query, QueryReply, ShardReader},
     metrics::OperationKind,
     storage::{Slot, slot_of},
 };
+
+use local::LocalScan;
 
 /// Pairs of one page, at most.
 const PAGE_PAIRS: usize = 1024;
 /// Bytes of keys and values of one page, unless a single pair has more.
 const PAGE_BYTES: usize = 1 << 20;
-/// Pairs of one slot's chunk: enough for a page from a single slot, and few from
-/// each of many.
-const CHUNK_PAIRS: (usize, usize) = (8, 512);
-/// Bytes that the chunks of all slots may have together, roughly.
-const CHUNKS_BYTES: usize = 16 << 20;
-/// Slots whose chunks are read together.
-const SLOTS_AT_ONCE: usize = 8;
-/// Longest value that waits in a chunk; longer ones are read when it is their
-/// turn, so that a chunk of each of many slots stays small.
-const HELD_VALUE_BYTES: usize = 4 << 10;
 
 /// What to scan.
 #[derive(Clone, Debug, Default)]
@@ -62,103 +64,31 @@ pub struct Pair {
     pub version: u64,
 }
 
-/// A scan in progress. It keeps its shards' snapshots until it is dropped.
+/// A shard and those of its slots that are scanned.
+type Routed = (Arc<ShardRoute>, Vec<Slot>);
+
+/// A scan in progress.
 pub struct Scanner {
+    /// What is left to scan: `after` is the last key that was given.
     request: ScanRequest,
-    shards: Vec<ShardReader>,
-    slots: Vec<SlotScan>,
-    /// The first pair of each slot that has one, least key first.
-    heads: BinaryHeap<Reverse<(Bytes, usize)>>,
+    parts: Vec<Part>,
     left: u64,
-    chunk_pairs: u32,
-    chunk_bytes: u32,
 }
 
-/// A pair that waits for its turn.
-struct Row {
-    key: Bytes,
-    /// None if it is too long to wait with the rest.
-    value: Option<Bytes>,
-    value_bytes: usize,
-    version: u64,
-}
-
-/// One slot's part of a scan.
-struct SlotScan {
-    slot: Slot,
-    /// Its shard's place in `Scanner::shards`.
-    shard: usize,
-    chunk: VecDeque<Row>,
-    /// Last key read so far.
-    after: Bytes,
-    /// There may be more to read behind the chunk.
+/// Some slots' share of a scan.
+struct Part {
+    source: Source,
+    /// Pairs that wait for their turn.
+    pairs: VecDeque<Pair>,
+    /// There may be more to read.
     more: bool,
 }
 
-impl Service {
-    /// Opens a scan: takes a snapshot of each shard it runs over.
-    pub async fn scan(&self, request: ScanRequest) -> Result<Scanner, ServiceError> {
-        let started = Instant::now();
-        let limit = self.limits.key_bytes;
-        super::check_length("prefix", request.prefix.len(), limit)?;
-        super::check_length("cursor", request.after.len(), limit)?;
-        let routes: Vec<(ShardRoute, Vec<Slot>)> = match tagged_slot(&request.prefix, self) {
-            Some(slot) => vec![(self.routing.owner(slot)?.clone(), vec![slot])],
-            None => {
-                let shards = self.routing.shards().iter();
-                let mut routes: Vec<_> = shards.map(|route| (route.clone(), vec![])).collect();
-                for slot in (0..self.routing.slots()).map(Slot) {
-                    routes[self.routing.owner(slot)?.ordinal].1.push(slot);
-                }
-                routes
-            }
-        };
-        for (route, _) in &routes {
-            route.check_is_kv()?;
-        }
-        let options = CallOptions::default();
-        let readers =
-            routes.iter().map(|(route, _)| self.reader(route, request.consistency, options));
-        let shards = try_join_all(readers).await?;
-        let mut slots = Vec::new();
-        for (shard, (route, owned)) in routes.iter().enumerate() {
-            let after = request.after.clone();
-            let scan = |slot: &Slot| SlotScan {
-                slot: *slot,
-                shard,
-                chunk: VecDeque::new(),
-                after: after.clone(),
-                more: true,
-            };
-            slots.extend(owned.iter().map(scan));
-            self.metrics.observe(OperationKind::Scan, route.ordinal, 1, started.elapsed(), true);
-        }
-        let left = request.limit.unwrap_or(u64::MAX);
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(PAGE_PAIRS);
-        let (least, most) = CHUNK_PAIRS;
-        let chunk_pairs = (2 * wanted / slots.len().max(1)).clamp(least, most) as u32;
-        let chunk_bytes = (CHUNKS_BYTES / slots.len().max(1)).clamp(1 << 10, 64 << 10) as u32;
-        let heads = BinaryHeap::new();
-        Ok(Scanner { request, shards, slots, heads, left, chunk_pairs, chunk_bytes })
-    }
-
-    /// Runs the next page of a scan where it does not hold others up.
-    pub async fn scan_page(
-        &self,
-        mut scanner: Scanner,
-    ) -> Result<(Scanner, Vec<Pair>), ServiceError> {
-        self.run_long(move || {
-            let page = scanner.next_page()?;
-            Ok((scanner, page))
-        })
-        .await?
-    }
-}
-
-/// The one slot that a prefix's keys lie in, if it holds a whole tag.
-fn tagged_slot(prefix: &[u8], service: &Service) -> Option<Slot> {
-    let tagged = routing_key(prefix).len() < prefix.len();
-    tagged.then(|| slot_of(prefix, service.routing.slots()))
+enum Source {
+    /// Of shards that have a replica here; none while it is being read.
+    Here(Option<LocalScan>),
+    /// Of a shard that has one elsewhere.
+    Elsewhere(Box<Streaming<ScanShardPage>>),
 }
 
 impl Scanner {
@@ -169,129 +99,235 @@ impl Scanner {
 
     /// Whether there is nothing behind the pairs that were given.
     pub fn is_exhausted(&self) -> bool {
-        self.slots.iter().all(|slot| slot.chunk.is_empty() && !slot.more)
+        self.parts.iter().all(|part| part.pairs.is_empty() && !part.more)
     }
 
-    /// The next pairs, in key order; empty when there are none left.
-    fn next_page(&mut self) -> Result<Vec<Pair>, ServiceError> {
+    /// The next pairs of all parts in order, as far as it is known which they are.
+    fn take_page(&mut self) -> Vec<Pair> {
         let mut page = Vec::new();
         let mut bytes = 0;
-        let dry: Vec<usize> = (0..self.slots.len()).filter(|i| self.slots[*i].is_dry()).collect();
-        for places in dry.chunks(SLOTS_AT_ONCE) {
-            self.refill(places)?;
-        }
         while page.len() < PAGE_PAIRS && self.left > 0 {
-            let Some(Reverse((_, place))) = self.heads.peek() else { break };
-            let place = *place;
-            let Some(row) = self.slots[place].chunk.front() else {
-                return Err(ServiceError::Internal("a scan lost its place".to_owned()));
+            if self.parts.iter().any(|part| part.pairs.is_empty() && part.more) {
+                break;
+            }
+            let heads = self.parts.iter_mut().filter(|part| !part.pairs.is_empty());
+            let Some(next) = heads.min_by(|a, b| a.pairs[0].key.cmp(&b.pairs[0].key)) else {
+                break;
             };
-            bytes += row.key.len() + row.value_bytes;
+            bytes += next.pairs[0].key.len() + next.pairs[0].value.len();
             if bytes > PAGE_BYTES && !page.is_empty() {
                 break;
             }
-            self.heads.pop();
-            page.extend(self.take(place)?);
+            page.extend(next.pairs.pop_front());
             self.left -= 1;
         }
-        Ok(page)
-    }
-
-    /// Takes the first row of a slot's chunk, and brings the one after it up.
-    fn take(&mut self, place: usize) -> Result<Option<Pair>, ServiceError> {
-        let slot = &mut self.slots[place];
-        let Some(row) = slot.chunk.pop_front() else { return Ok(None) };
-        match slot.chunk.front() {
-            Some(next) => self.heads.push(Reverse((next.key.clone(), place))),
-            None if slot.more && self.left > 1 => self.refill(&[place])?,
-            None => {}
+        if let Some(last) = page.last() {
+            self.request.after = last.key.clone();
         }
-        let value = match row.value {
-            Some(value) => value,
-            None => self.read_value(place, &row.key)?,
-        };
-        Ok(Some(Pair { key: row.key, value, version: row.version }))
+        page
+    }
+}
+
+impl Part {
+    fn new(source: Source) -> Self {
+        Part { source, pairs: VecDeque::new(), more: true }
     }
 
-    /// Reads a value that was too long to wait, from the snapshot it was seen in.
-    fn read_value(&self, place: usize, key: &[u8]) -> Result<Bytes, ServiceError> {
-        let slot = &self.slots[place];
-        let request = protocol::Query::Get { key }.encode().into();
-        let queries = [Query { slot: slot.slot, request }];
-        let response = self.answers(slot.shard, &queries)?.pop().unwrap_or_default();
-        let found = protocol::decode_get(&response).map_err(ServiceError::foreign_response)?;
-        let gone = || ServiceError::Internal("a snapshot lost a value".to_owned());
-        Ok(response.slice(found.ok_or_else(gone)?.value))
-    }
-
-    /// The plugin's responses to queries of one shard.
-    fn answers(&self, shard: usize, queries: &[Query]) -> Result<Vec<Bytes>, ServiceError> {
-        let replies = self.shards[shard].query(queries, false);
-        let replies = replies.map_err(|error| ServiceError::Internal(error.to_string()))?;
-        let response = |reply| match reply {
-            QueryReply::Done(result) => Ok(result?),
-            QueryReply::SlotNotOwned | QueryReply::TooLong => {
-                let text = "a snapshot does not own its shard's slots";
-                Err(ServiceError::Internal(text.to_owned()))
-            }
-        };
-        replies.into_iter().map(response).collect()
-    }
-
-    /// Reads the next chunk of slots whose chunk ran empty.
-    fn refill(&mut self, places: &[usize]) -> Result<(), ServiceError> {
-        for shard in 0..self.shards.len() {
-            let of_shard: Vec<usize> =
-                places.iter().copied().filter(|place| self.slots[*place].shard == shard).collect();
-            if of_shard.is_empty() {
-                continue;
-            }
-            let queries: Vec<Query> = of_shard.iter().map(|place| self.query(*place)).collect();
-            for (place, response) in of_shard.into_iter().zip(self.answers(shard, &queries)?) {
-                self.take_chunk(place, &response)?;
-            }
+    /// Reads the next pairs, if none wait.
+    async fn fill(&mut self, service: &Service) -> Result<(), ServiceError> {
+        if !self.pairs.is_empty() || !self.more {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn query(&self, place: usize) -> Query {
-        let slot = &self.slots[place];
-        let scan = protocol::Scan {
-            prefix: &self.request.prefix,
-            after: (!slot.after.is_empty()).then_some(slot.after.as_ref()),
-            max_rows: self.chunk_pairs,
-            max_bytes: self.chunk_bytes,
-        };
-        Query { slot: slot.slot, request: protocol::Query::Scan(scan).encode().into() }
-    }
-
-    /// Keeps a chunk's rows. They are copied, so that the response can go.
-    fn take_chunk(&mut self, place: usize, response: &[u8]) -> Result<(), ServiceError> {
-        let chunk = protocol::ScanPage::decode(response).map_err(ServiceError::foreign_response)?;
-        let slot = &mut self.slots[place];
-        slot.more = chunk.more();
-        slot.chunk.extend(chunk.rows().map(|row| {
-            let value = &response[row.value];
-            let held = value.len() <= HELD_VALUE_BYTES;
-            Row {
-                key: Bytes::copy_from_slice(&response[row.key]),
-                value: held.then(|| Bytes::copy_from_slice(value)),
-                value_bytes: value.len(),
-                version: row.version,
+        match &mut self.source {
+            Source::Here(scan) => {
+                let lost = || ServiceError::Internal("a scan lost its place".to_owned());
+                let mut local = scan.take().ok_or_else(lost)?;
+                let read = move || local.next_page().map(|page| (local, page));
+                let (local, page) = service.run_long(read).await??;
+                self.more = !local.is_exhausted();
+                *scan = Some(local);
+                self.pairs.extend(page);
             }
-        }));
-        if let Some(last) = slot.chunk.back() {
-            slot.after = last.key.clone();
-        }
-        if let Some(first) = slot.chunk.front() {
-            self.heads.push(Reverse((first.key.clone(), place)));
+            Source::Elsewhere(pages) => match pages.message().await {
+                Ok(Some(page)) => self.pairs.extend(page.pairs.into_iter().map(pair)),
+                Ok(None) => self.more = false,
+                // Wherever it was, it is looked for again.
+                Err(_) => return Err(ServiceError::of_rejection(Rejection::SlotNotOwned, "")),
+            },
         }
         Ok(())
     }
 }
 
-impl SlotScan {
-    fn is_dry(&self) -> bool {
-        self.chunk.is_empty() && self.more
+fn pair(scanned: ScannedPair) -> Pair {
+    let ScannedPair { key, value, version } = scanned;
+    Pair { key, value, version }
+}
+
+impl Service {
+    /// Opens a scan: takes a snapshot of each shard it runs over.
+    pub async fn scan(&self, request: ScanRequest) -> Result<Scanner, ServiceError> {
+        let limit = self.limits.key_bytes;
+        super::check_length("prefix", request.prefix.len(), limit)?;
+        super::check_length("cursor", request.after.len(), limit)?;
+        let left = request.limit.unwrap_or(u64::MAX);
+        let parts = self.open_parts(&request).await?;
+        Ok(Scanner { request, parts, left })
     }
+
+    /// Runs the next page of a scan where it does not hold others up.
+    pub async fn scan_page(
+        &self,
+        mut scanner: Scanner,
+    ) -> Result<(Scanner, Vec<Pair>), ServiceError> {
+        let deadline = Instant::now() + self.limits.timeout;
+        loop {
+            let fills = scanner.parts.iter_mut().map(|part| part.fill(self));
+            let failure = join_all(fills).await.into_iter().find_map(Result::err);
+            if let Some(error) = failure {
+                if !error.is_passing() || Instant::now() >= deadline {
+                    return Err(error);
+                }
+                scanner.parts = self.open_parts(&scanner.request).await?;
+                continue;
+            }
+            let page = scanner.take_page();
+            if !page.is_empty() || scanner.is_done() {
+                return Ok((scanner, page));
+            }
+        }
+    }
+
+    /// Snapshots of all shards that a scan runs over. Those that change meanwhile are looked
+    /// for again.
+    async fn open_parts(&self, request: &ScanRequest) -> Result<Vec<Part>, ServiceError> {
+        let deadline = Instant::now() + self.limits.timeout;
+        let mut pauses = Pauses::new();
+        loop {
+            match self.try_open(request).await {
+                Err(error) if error.is_passing() && Instant::now() < deadline => {
+                    pauses.pause().await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn try_open(&self, request: &ScanRequest) -> Result<Vec<Part>, ServiceError> {
+        let started = Instant::now();
+        let routes = self.routes_of(request)?;
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
+            routes.into_iter().partition(|(route, _)| self.machine.shard(route.group).is_some());
+        let opening = here.iter().map(|(route, slots)| self.local_part(route, slots, request));
+        let local = try_join_all(opening).await?;
+        let opening =
+            elsewhere.iter().map(|(route, slots)| self.remote_part(route, slots, request));
+        let mut parts = try_join_all(opening).await?;
+        for (route, _) in here.iter().chain(&elsewhere) {
+            route.metrics.observe(OperationKind::Scan, 1, started.elapsed(), true);
+        }
+        if !local.is_empty() {
+            let scan = LocalScan::new(request.clone(), local);
+            parts.push(Part::new(Source::Here(Some(scan))));
+        }
+        Ok(parts)
+    }
+
+    /// The shards that a scan runs over, each with the slots in question.
+    fn routes_of(&self, request: &ScanRequest) -> Result<Vec<Routed>, ServiceError> {
+        let table = self.table();
+        let slots: Vec<Slot> = match tagged_slot(&request.prefix, table.slots()) {
+            Some(slot) => vec![slot],
+            None => (0..table.slots()).map(Slot).collect(),
+        };
+        let mut routes: BTreeMap<GroupId, Routed> = BTreeMap::new();
+        for slot in slots {
+            let route = table.owner(slot)?;
+            let new = || (Arc::clone(route), Vec::new());
+            routes.entry(route.group).or_insert_with(new).1.push(slot);
+        }
+        for (route, _) in routes.values() {
+            route.check_is_kv()?;
+        }
+        Ok(routes.into_values().collect())
+    }
+
+    async fn local_part(
+        &self,
+        route: &ShardRoute,
+        slots: &[Slot],
+        request: &ScanRequest,
+    ) -> Result<(crate::machine::ShardReader, Vec<Slot>), ServiceError> {
+        let reader = self.reader(route, request.consistency, CallOptions::default()).await?;
+        if !slots.iter().all(|slot| reader.owns(*slot)) {
+            return Err(ServiceError::of_rejection(Rejection::SlotNotOwned, &route.name));
+        }
+        Ok((reader, slots.to_vec()))
+    }
+
+    async fn remote_part(
+        &self,
+        route: &ShardRoute,
+        slots: &[Slot],
+        request: &ScanRequest,
+    ) -> Result<Part, ServiceError> {
+        let passing = || ServiceError::of_rejection(Rejection::SlotNotOwned, &route.name);
+        let node = self.leader_of(route).or_else(|| self.anybody(route)).ok_or_else(passing)?;
+        let request = ScanShardRequest {
+            hello: None,
+            group: route.group.0,
+            slots: slots.iter().map(|slot| slot.0).collect(),
+            prefix: request.prefix.clone(),
+            after: request.after.clone(),
+            limit: request.limit.unwrap_or(0),
+            stale: request.consistency == Consistency::Stale,
+        };
+        let pages = self.network.scan_shard(node, request).await.map_err(|_| {
+            route.hint.store(0, std::sync::atomic::Ordering::Relaxed);
+            passing()
+        })?;
+        Ok(Part::new(Source::Elsewhere(Box::new(pages))))
+    }
+
+    /// Opens the part of another node's scan that runs over a replica of this one.
+    pub async fn scan_here(&self, asked: ScanShardRequest) -> Result<Scanner, ServiceError> {
+        let table = self.table();
+        let group = GroupId(asked.group);
+        let passing = || ServiceError::of_rejection(Rejection::SlotNotOwned, "");
+        let route = table.group(group).ok_or_else(passing)?;
+        if self.machine.shard(group).is_none() {
+            return Err(passing());
+        }
+        let stale = if asked.stale { Consistency::Stale } else { Consistency::Linearizable };
+        let request = ScanRequest {
+            prefix: asked.prefix,
+            after: asked.after,
+            limit: Some(asked.limit).filter(|limit| *limit != 0),
+            consistency: stale,
+        };
+        let slots: Vec<Slot> = asked.slots.into_iter().map(Slot).collect();
+        let local = self.local_part(route, &slots, &request).await?;
+        let left = request.limit.unwrap_or(u64::MAX);
+        let scan = LocalScan::new(request.clone(), vec![local]);
+        Ok(Scanner { request, parts: vec![Part::new(Source::Here(Some(scan)))], left })
+    }
+
+    /// The next page of [`Service::scan_here`]. What is lost is not looked for again here:
+    /// whoever asked does that.
+    pub async fn page_here(
+        &self,
+        mut scanner: Scanner,
+    ) -> Result<(Scanner, Vec<Pair>), ServiceError> {
+        for part in &mut scanner.parts {
+            part.fill(self).await?;
+        }
+        let page = scanner.take_page();
+        Ok((scanner, page))
+    }
+}
+
+/// The one slot that a prefix's keys lie in, if it holds a whole tag.
+fn tagged_slot(prefix: &[u8], slots: u32) -> Option<Slot> {
+    let tagged = routing_key(prefix).len() < prefix.len();
+    tagged.then(|| slot_of(prefix, slots))
 }

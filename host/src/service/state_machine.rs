@@ -2,14 +2,16 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
+use raft_lite::GroupId;
 
 use super::{
     CallOptions, Consistency, Once, Service, ServiceError, WriteOptions, check_length,
-    routing::ShardRoute,
+    propose::Pauses, routing::ShardRoute,
 };
 use crate::{metrics::OperationKind, storage::Slot};
 
@@ -57,7 +59,7 @@ pub(super) struct Item {
 /// Requests of one kind for one shard, with their places among all.
 pub struct ShardRequests {
     kind: RequestKind,
-    route: ShardRoute,
+    route: Arc<ShardRoute>,
     places: Vec<usize>,
     items: Vec<Item>,
     /// How many there are of each kind of operation.
@@ -119,14 +121,18 @@ impl Service {
     ) -> Reply {
         let started = Instant::now();
         check_once(one.once)?;
-        let (slot, route) = self.routing.route(key)?;
+        let (slot, route) = {
+            let table = self.table();
+            let (slot, route) = table.route(key)?;
+            (slot, Arc::clone(route))
+        };
         let makes_room = operation == OperationKind::Delete;
         let item = Item { slot, payload: one.payload, once: one.once, makes_room };
-        let replies = self.run_on_shard(one.kind, route, vec![item], options).await;
+        let replies = self.run_on_shard(one.kind, &route, vec![item], options).await;
         let reply = replies.and_then(|mut replies| {
             replies.pop().unwrap_or_else(|| Err(ServiceError::Internal("no reply".to_owned())))
         });
-        self.metrics.observe(operation, route.ordinal, 1, started.elapsed(), reply.is_ok());
+        route.metrics.observe(operation, 1, started.elapsed(), reply.is_ok());
         reply
     }
 
@@ -160,18 +166,20 @@ impl Service {
         requests: Vec<Result<Request, ServiceError>>,
     ) -> (Vec<(usize, ServiceError)>, Vec<ShardRequests>) {
         let mut refused = Vec::new();
-        let mut groups: BTreeMap<(u8, usize), ShardRequests> = BTreeMap::new();
+        let mut groups: BTreeMap<(u8, GroupId), ShardRequests> = BTreeMap::new();
+        let table = self.table();
         for (place, request) in requests.into_iter().enumerate() {
             let routed = request.and_then(|request| {
                 check_once(request.once)?;
-                let (slot, route) = self.routing.route(&request.key)?;
+                let (slot, route) = table.route(&request.key)?;
                 let order = match request.kind {
                     RequestKind::Apply => 0,
                     RequestKind::Query(Consistency::Linearizable) => 1,
                     RequestKind::Query(Consistency::Stale) => 2,
                 };
-                let group = groups.entry((order, route.ordinal)).or_insert_with(|| {
-                    let (kind, route, counts) = (request.kind, route.clone(), BTreeMap::new());
+                let group = groups.entry((order, route.group)).or_insert_with(|| {
+                    let (kind, route) = (request.kind, Arc::clone(route));
+                    let counts = BTreeMap::new();
                     ShardRequests { kind, route, places: vec![], items: vec![], counts }
                 });
                 *group.counts.entry(request.operation).or_default() += 1;
@@ -199,7 +207,7 @@ impl Service {
         let replies = self.run_on_shard(kind, &route, items, options).await;
         let (took, succeeded) = (started.elapsed(), replies.is_ok());
         for (operation, count) in counts {
-            self.metrics.observe(operation, route.ordinal, count, took, succeeded);
+            route.metrics.observe(operation, count, took, succeeded);
         }
         match replies {
             Ok(replies) => places.into_iter().zip(replies).collect(),
@@ -207,8 +215,95 @@ impl Service {
         }
     }
 
-    /// Requests of one kind for one shard.
+    /// Requests of one kind for one shard. Those that meet a shard which has changed
+    /// meanwhile are carried out by whichever owns their slots now, unless the client
+    /// wants to do that itself.
     async fn run_on_shard(
+        &self,
+        kind: RequestKind,
+        route: &ShardRoute,
+        items: Vec<Item>,
+        options: CallOptions,
+    ) -> Result<Vec<Reply>, ServiceError> {
+        let deadline = Instant::now() + self.limits.timeout;
+        let slots: Vec<Slot> = items.iter().map(|item| item.slot).collect();
+        let kept = (!options.direct).then(|| items.clone());
+        let first = self.run_once(kind, route, items, options).await;
+        let is_passing = match &first {
+            Ok(replies) => replies.iter().any(is_passing),
+            Err(error) => error.is_passing(),
+        };
+        if !is_passing {
+            return first;
+        }
+        let mut replies = first.unwrap_or_else(|error| vec![Err(error); slots.len()]);
+        match kept {
+            Some(items) => self.run_again(kind, items, &mut replies, deadline).await,
+            None => self.name_owners(&slots, &mut replies),
+        }
+        Ok(replies)
+    }
+
+    /// Carries out the requests that met a shard which changed, until none does.
+    async fn run_again(
+        &self,
+        kind: RequestKind,
+        items: Vec<Item>,
+        replies: &mut [Reply],
+        deadline: Instant,
+    ) {
+        let mut pauses = Pauses::new();
+        loop {
+            pauses.pause().await;
+            if Instant::now() >= deadline {
+                return;
+            }
+            let table = self.table();
+            let mut groups: BTreeMap<GroupId, (Arc<ShardRoute>, Vec<usize>)> = BTreeMap::new();
+            let mut unowned = Vec::new();
+            for place in (0..items.len()).filter(|place| is_passing(&replies[*place])) {
+                match table.owner(items[place].slot) {
+                    Ok(route) => {
+                        let new = || (Arc::clone(route), Vec::new());
+                        groups.entry(route.group).or_insert_with(new).1.push(place);
+                    }
+                    Err(error) => unowned.push((place, error)),
+                }
+            }
+            for (place, error) in unowned {
+                replies[place] = Err(error);
+            }
+            if groups.is_empty() {
+                return;
+            }
+            for (route, places) in groups.into_values() {
+                let again = places.iter().map(|place| items[*place].clone()).collect();
+                let options = CallOptions::default();
+                let results = self.run_once(kind, &route, again, options).await;
+                let results = results.unwrap_or_else(|error| vec![Err(error); places.len()]);
+                for (place, result) in places.into_iter().zip(results) {
+                    replies[place] = result;
+                }
+            }
+        }
+    }
+
+    /// Tells clients that go to the leaders themselves where to go.
+    fn name_owners(&self, slots: &[Slot], replies: &mut [Reply]) {
+        let table = self.table();
+        for (slot, reply) in slots.iter().zip(replies) {
+            if let Err(ServiceError::StaleRouting { version, owner, leader, .. }) = reply
+                && let Ok(route) = table.owner(*slot)
+            {
+                *version = table.version();
+                *owner = route.name.to_string();
+                *leader = self.leader_of(route).and_then(|node| self.node_at(node));
+            }
+        }
+    }
+
+    /// Requests of one kind for one shard.
+    async fn run_once(
         &self,
         kind: RequestKind,
         route: &ShardRoute,
@@ -220,6 +315,10 @@ impl Service {
             RequestKind::Query(consistency) => self.read(route, items, consistency, options).await,
         }
     }
+}
+
+fn is_passing(reply: &Reply) -> bool {
+    reply.as_ref().is_err_and(ServiceError::is_passing)
 }
 
 /// Checks what makes a write take effect once.

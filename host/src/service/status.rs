@@ -6,7 +6,9 @@ use serde::Serialize;
 use super::{NodeInfo, Service};
 use crate::{
     machine::Shard,
+    meta::META_GROUP,
     storage::{SlotRange, folder_bytes},
+    wasm::PluginModule,
 };
 
 /// A node's state.
@@ -86,8 +88,25 @@ pub struct Slots {
     pub end: u32,
 }
 
+impl Slots {
+    pub(super) fn of(range: &SlotRange) -> Self {
+        Slots { start: range.start.0, end: range.end.0 }
+    }
+}
+
+impl Plugin {
+    pub(super) fn of(module: &PluginModule) -> Self {
+        let manifest = &module.info().manifest;
+        Plugin {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            sha256: module.hash().to_string(),
+        }
+    }
+}
+
 /// A plugin's name.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Plugin {
     /// What it calls itself.
     pub name: String,
@@ -106,7 +125,7 @@ impl Service {
             address: self.info.address.clone(),
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.started.elapsed().as_secs(),
-            slots: self.routing.slots(),
+            slots: self.slots,
             disk_usage_bytes: folder_bytes(&self.data_folder),
             shards: self.machine.shards().iter().map(|shard| self.shard_status(shard)).collect(),
             nodes: self.members(),
@@ -116,7 +135,7 @@ impl Service {
     fn members(&self) -> Vec<MemberStatus> {
         let NodeInfo { node_id, address, .. } = self.info.clone();
         let mut members = vec![MemberStatus { node_id, address, connected: true }];
-        members.extend(self.network.peers().map(|peer| MemberStatus {
+        members.extend(self.network.peers().into_iter().map(|peer| MemberStatus {
             node_id: peer.node_id,
             address: peer.address,
             connected: peer.connected,
@@ -127,7 +146,10 @@ impl Service {
 
     /// Whether every shard on this node can serve; if not, which and why.
     pub fn readiness(&self) -> Result<(), String> {
-        for route in self.routing.shards() {
+        if self.table().group(META_GROUP).is_none() {
+            return Err("the cluster's shards are not known here yet".to_owned());
+        }
+        for route in self.table().shards() {
             if self.machine.shard(route.group).is_none() {
                 // Others have it.
                 continue;
@@ -152,9 +174,6 @@ impl Service {
         let record = shard.record();
         let applied = shard.applied();
         let raft = self.raft.status(record.group);
-        let module = shard.module();
-        let manifest = &module.info().manifest;
-        let slots = |range: &SlotRange| Slots { start: range.start.0, end: range.end.0 };
         let reason = raft.as_ref().and_then(|raft| raft.halted.clone());
         let role = match raft.as_ref().map(|raft| raft.role) {
             _ if reason.is_some() => "quarantined",
@@ -166,7 +185,7 @@ impl Service {
         ShardStatus {
             name: record.name.clone(),
             group: record.group.0,
-            slots: record.slots.iter().map(slots).collect(),
+            slots: record.slots.iter().map(Slots::of).collect(),
             leader: leader.and_then(|leader| record.node_of(leader)).unwrap_or_default().to_owned(),
             role,
             term: raft.as_ref().map_or(0, |raft| raft.term.0),
@@ -175,11 +194,7 @@ impl Service {
             epoch: record.epoch,
             replicas: record.node_ids(&record.membership.voters),
             learners: record.node_ids(&record.membership.learners),
-            plugin: Plugin {
-                name: manifest.name.clone(),
-                version: manifest.version.clone(),
-                sha256: module.hash().to_string(),
-            },
+            plugin: shard.module().map(Plugin::of).unwrap_or_default(),
             state_hash: format!("{:016x}", applied.state_hash),
             reason,
         }
@@ -187,15 +202,9 @@ impl Service {
 
     /// Brings the gauges up to date and gives all metrics as Prometheus text.
     pub fn metrics_text(&self) -> String {
-        for route in self.routing.shards() {
+        for route in self.table().shards() {
             if let Some(status) = self.raft.status(route.group) {
-                self.metrics.set_raft(
-                    route.ordinal,
-                    status.term.0,
-                    status.commit.0,
-                    status.applied.0,
-                    status.asleep,
-                );
+                self.metrics.set_raft(&route.name, &status);
             }
         }
         for peer in self.network.peers() {

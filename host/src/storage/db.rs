@@ -144,6 +144,19 @@ impl Storage {
         self.get(&keys::founded_key(), |value| value.is_some())
     }
 
+    /// The state of the cluster's own group, if this node has a replica of it.
+    pub fn meta(&self) -> Result<Option<Vec<u8>>, StorageError> {
+        self.get(&keys::meta_key(), |value| value.map(<[u8]>::to_vec))
+    }
+
+    /// Bytes that the rows of these slots take up on disk, roughly.
+    pub fn approximate_bytes(&self, ranges: &[SlotRange]) -> u64 {
+        let bounds: Vec<[[u8; 2]; 2]> = ranges.iter().map(|r| keys::range_bounds(*r)).collect();
+        let ranges: Vec<rocksdb::Range<'_>> =
+            bounds.iter().map(|[low, high]| rocksdb::Range::new(low, high)).collect();
+        self.db.get_approximate_sizes(&ranges).into_iter().sum()
+    }
+
     /// Calls `row` with each row within bounds, in order.
     fn each(&self, [low, high]: [[u8; 3]; 2], row: &mut EachRow<'_>) -> Result<(), StorageError> {
         let mut options = ReadOptions::default();
@@ -285,6 +298,16 @@ impl WriteSet {
         self.put(&keys::tombstone_key(group), &replica.0.to_le_bytes());
         self.delete(&keys::record_key(group));
         self.delete(&keys::applied_key(group));
+    }
+
+    /// Sets the state of the cluster's own group.
+    pub fn put_meta(&mut self, state: &[u8]) {
+        self.put(&keys::meta_key(), state);
+    }
+
+    /// Removes the state of the cluster's own group.
+    pub fn delete_meta(&mut self) {
+        self.delete(&keys::meta_key());
     }
 
     /// Puts a replica on record.

@@ -25,6 +25,9 @@ pub struct SnapshotData {
     /// How far the shard had got, as stored.
     #[prost(bytes = "vec", tag = "4")]
     pub state: Vec<u8>,
+    /// The state of the cluster's own group, in a snapshot of that.
+    #[prost(bytes = "vec", optional, tag = "5")]
+    pub meta: Option<Vec<u8>>,
 }
 
 /// A file of a snapshot.

@@ -25,6 +25,7 @@ const RECORD_KIND: u8 = b'r';
 const APPLIED_KIND: u8 = b'a';
 const TOMBSTONE_KIND: u8 = b't';
 const FOUNDED_KIND: u8 = b'f';
+const META_KIND: u8 = b'm';
 
 /// Bytes in front of the plugin's key.
 pub(super) const DATA_PREFIX_LEN: usize = 3;
@@ -132,6 +133,11 @@ pub(super) fn tombstone_key(group: GroupId) -> [u8; 11] {
 /// Where it is noted that the cluster's first shards were put on record.
 pub(super) fn founded_key() -> [u8; 11] {
     group_key(FOUNDED_KIND, GroupId(0))
+}
+
+/// Where the state of the cluster's own group is.
+pub(super) fn meta_key() -> [u8; 11] {
+    group_key(META_KIND, GroupId(0))
 }
 
 /// The bounds of all groups' records.

@@ -1,6 +1,6 @@
 //! What is on record of each replica beside its data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use raft_lite::{
@@ -16,7 +16,7 @@ pub type PluginId = [u8; 32];
 
 /// What a shard is and what this node's replica of it is. Changes only by
 /// structural entries.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShardRecord {
     /// The shard's Raft group.
     pub group: GroupId,
@@ -34,20 +34,92 @@ pub struct ShardRecord {
     pub nodes: BTreeMap<NodeId, String>,
     /// The plugin that gives its commands their meaning.
     pub plugin: PluginId,
-    /// It takes no writes and no reads: it is being merged into another.
-    pub frozen: bool,
+    /// What it takes part in, if anything.
+    pub phase: Phase,
+    /// What is added to a log index before the plugin sees it: a slot's index never goes
+    /// back, whatever shard it comes to belong to.
+    pub index_base: u64,
+    /// The shards that were merged into it lately, the last one last.
+    pub absorbed: Vec<GroupId>,
     /// Its Raft log was created.
     pub started: bool,
     /// Its applied position came with a snapshot.
     pub applied_by_snapshot: bool,
 }
 
+/// What a shard takes part in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// It serves.
+    #[default]
+    Serving,
+    /// It serves, and its members and slots stay as they are: another shard is about to
+    /// be merged into it.
+    Prepared {
+        /// The merge.
+        merge: MergeId,
+    },
+    /// It takes no writes, no reads that must be fresh and no changes: it is about to be
+    /// merged into another shard.
+    Frozen(Frozen),
+    /// It takes nothing any more: it is being deleted.
+    Retired,
+}
+
+/// The state in which a shard waits to be merged into another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frozen {
+    /// The merge.
+    pub merge: MergeId,
+    /// The shard it is to be merged into.
+    pub target: GroupId,
+    /// Index of the entry that froze it.
+    pub index: Index,
+    /// Replicated time then.
+    pub time_ms: u64,
+    /// The state hash then.
+    pub state_hash: u64,
+}
+
+/// An attempt to merge one shard into another; never used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MergeId(pub u64);
+
 /// The number that raft-lite knows a node by, given its id.
 pub fn node_number(node: &str) -> NodeId {
     NodeId(xxh3_64(node.as_bytes()))
 }
 
+/// The id of a group's first replica; those that follow have the next ones. Groups share
+/// none, as long as their members change less than 65,536 times.
+pub fn first_replica(group: GroupId) -> ReplicaId {
+    ReplicaId((group.0 + 1) << 16)
+}
+
 impl ShardRecord {
+    /// Whether the shard is about to be merged into another, or deleted.
+    pub fn is_frozen(&self) -> bool {
+        matches!(self.phase, Phase::Frozen(_) | Phase::Retired)
+    }
+
+    /// Whether its members and slots may change.
+    pub fn may_change(&self) -> bool {
+        self.phase == Phase::Serving
+    }
+
+    /// The ids of all nodes with a replica, if every replica has a vote and no change of
+    /// them is under way.
+    pub fn settled_nodes(&self) -> Option<BTreeSet<&str>> {
+        let Membership { outgoing, learners, .. } = &self.membership;
+        let is_settled = outgoing.is_empty() && learners.is_empty();
+        is_settled.then(|| self.nodes.values().map(String::as_str).collect())
+    }
+
+    /// The index that the plugin is shown for one of the log.
+    pub fn shown_index(&self, index: Index) -> u64 {
+        self.index_base + index.0
+    }
+
     /// Whether the shard owns `slot`.
     pub fn owns(&self, slot: Slot) -> bool {
         self.slots.iter().any(|range| range.contains(slot))
@@ -135,8 +207,9 @@ struct StoredRecord {
     voters: Vec<StoredMember>,
     #[prost(bytes = "vec", tag = "7")]
     plugin: Vec<u8>,
-    #[prost(bool, tag = "8")]
-    frozen: bool,
+    /// 0 serving, 1 prepared, 2 frozen, 3 retired.
+    #[prost(uint32, tag = "8")]
+    phase: u32,
     #[prost(bool, tag = "9")]
     started: bool,
     #[prost(bool, tag = "10")]
@@ -147,6 +220,26 @@ struct StoredRecord {
     learners: Vec<StoredMember>,
     #[prost(uint64, tag = "13")]
     next_replica: u64,
+    #[prost(uint64, tag = "14")]
+    merge: u64,
+    #[prost(message, optional, tag = "15")]
+    frozen: Option<StoredFrozen>,
+    #[prost(uint64, tag = "16")]
+    index_base: u64,
+    #[prost(uint64, repeated, tag = "17")]
+    absorbed: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredFrozen {
+    #[prost(uint64, tag = "1")]
+    target: u64,
+    #[prost(uint64, tag = "2")]
+    index: u64,
+    #[prost(uint64, tag = "3")]
+    time_ms: u64,
+    #[prost(fixed64, tag = "4")]
+    state_hash: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -158,7 +251,9 @@ struct StoredMember {
 }
 
 impl ShardRecord {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// The record as it is stored and sent.
+    pub fn encode(&self) -> Vec<u8> {
+        let (phase, merge, frozen) = self.phase.to_stored();
         let members = |part: &BTreeMap<ReplicaId, NodeId>| {
             let member = |(replica, node): (&ReplicaId, &NodeId)| StoredMember {
                 replica: replica.0,
@@ -177,14 +272,19 @@ impl ShardRecord {
             learners: members(&self.membership.learners),
             next_replica: self.membership.next_replica.0,
             plugin: self.plugin.to_vec(),
-            frozen: self.frozen,
+            phase,
+            merge,
+            frozen,
+            index_base: self.index_base,
+            absorbed: self.absorbed.iter().map(|group| group.0).collect(),
             started: self.started,
             applied_by_snapshot: self.applied_by_snapshot,
         }
         .encode_to_vec()
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
+    /// Reads [`ShardRecord::encode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let stored = StoredRecord::decode(bytes).map_err(|error| error.to_string())?;
         let plugin = stored.plugin.try_into().map_err(|_| "the plugin's hash is not 32 bytes")?;
         let (slots, rest) = stored.slots.as_chunks::<2>();
@@ -223,10 +323,44 @@ impl ShardRecord {
             membership,
             nodes,
             plugin,
-            frozen: stored.frozen,
+            phase: Phase::from_stored(stored.phase, stored.merge, stored.frozen)?,
+            index_base: stored.index_base,
+            absorbed: stored.absorbed.into_iter().map(GroupId).collect(),
             started: stored.started,
             applied_by_snapshot: stored.applied_by_snapshot,
         })
+    }
+}
+
+impl Phase {
+    fn to_stored(self) -> (u32, u64, Option<StoredFrozen>) {
+        match self {
+            Phase::Serving => (0, 0, None),
+            Phase::Prepared { merge } => (1, merge.0, None),
+            Phase::Frozen(Frozen { merge, target, index, time_ms, state_hash }) => {
+                let (target, index) = (target.0, index.0);
+                (2, merge.0, Some(StoredFrozen { target, index, time_ms, state_hash }))
+            }
+            Phase::Retired => (3, 0, None),
+        }
+    }
+
+    fn from_stored(
+        phase: u32,
+        merge: u64,
+        frozen: Option<StoredFrozen>,
+    ) -> Result<Self, &'static str> {
+        let merge = MergeId(merge);
+        match (phase, frozen) {
+            (0, None) => Ok(Phase::Serving),
+            (1, None) => Ok(Phase::Prepared { merge }),
+            (2, Some(StoredFrozen { target, index, time_ms, state_hash })) => {
+                let (target, index) = (GroupId(target), Index(index));
+                Ok(Phase::Frozen(Frozen { merge, target, index, time_ms, state_hash }))
+            }
+            (3, None) => Ok(Phase::Retired),
+            _ => Err("it is in no known phase"),
+        }
     }
 }
 
@@ -250,11 +384,24 @@ mod tests {
             },
             nodes: ["node1", "node2", "node3"].map(|n| (node_number(n), n.to_owned())).into(),
             plugin: [9; 32],
-            frozen: true,
+            phase: Phase::Serving,
+            index_base: 11,
+            absorbed: vec![GroupId(3)],
             started: true,
             applied_by_snapshot: false,
         };
-        assert_eq!(ShardRecord::decode(&record.encode()), Ok(record));
+        let frozen = Frozen {
+            merge: MergeId(5),
+            target: GroupId(6),
+            index: Index(7),
+            time_ms: 8,
+            state_hash: u64::MAX,
+        };
+        let prepared = Phase::Prepared { merge: MergeId(5) };
+        for phase in [Phase::Serving, prepared, Phase::Frozen(frozen), Phase::Retired] {
+            let record = ShardRecord { phase, ..record.clone() };
+            assert_eq!(ShardRecord::decode(&record.encode()), Ok(record));
+        }
         let state = ApplyState {
             applied: LogPosition { index: Index(1), term: Term(2) },
             time_ms: 3,

@@ -6,11 +6,13 @@
 //! was there before; the group's record goes in with them, in one step.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use raft_lite::{GroupId, ReplicaId};
 use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
 use super::{
@@ -31,6 +33,18 @@ pub struct ExportedFile {
     pub name: String,
     /// Its length.
     pub bytes: u64,
+}
+
+/// A replica that comes with files.
+pub struct Arrival<'a> {
+    /// What it is.
+    pub record: &'a ShardRecord,
+    /// How far it got.
+    pub state: &'a ApplyState,
+    /// The state of the cluster's own group, if it is a replica of that.
+    pub meta: Option<&'a [u8]>,
+    /// Replicas that are gone then: of shards that were merged into this one.
+    pub buried: &'a [(GroupId, ReplicaId)],
 }
 
 impl OwnedSnapshot {
@@ -78,21 +92,36 @@ impl OwnedSnapshot {
 }
 
 impl Storage {
-    /// Takes in files that were exported elsewhere, which are gone then, and puts
-    /// the replica they belong to on record; all of it or nothing, on disk when
-    /// this returns.
+    /// Takes in files that were exported elsewhere, which are gone then, puts the
+    /// replica they belong to on record, and takes off those that go with it; all of it or
+    /// nothing, on disk when this returns.
     pub fn ingest(
         &self,
         folder: &Path,
         files: &[String],
-        record: &ShardRecord,
-        state: &ApplyState,
+        arrival: &Arrival<'_>,
     ) -> Result<(), StorageError> {
+        let Arrival { record, state, meta, buried } = arrival;
+        let mut rows = BTreeMap::new();
+        rows.insert(keys::applied_key(record.group), Some(state.encode().to_vec()));
+        rows.insert(keys::record_key(record.group), Some(record.encode()));
+        if let Some(meta) = meta {
+            rows.insert(keys::meta_key(), Some(meta.to_vec()));
+        }
+        for (group, replica) in *buried {
+            rows.insert(keys::applied_key(*group), None);
+            rows.insert(keys::record_key(*group), None);
+            rows.insert(keys::tombstone_key(*group), Some(replica.0.to_le_bytes().to_vec()));
+        }
         let path = folder.join("record.sst");
         let mut writer = SstFileWriter::create(&self.options);
         writer.open(&path)?;
-        writer.put(keys::applied_key(record.group), state.encode())?;
-        writer.put(keys::record_key(record.group), record.encode())?;
+        for (key, value) in rows {
+            match value {
+                Some(value) => writer.put(key, value)?,
+                None => writer.delete(key)?,
+            }
+        }
         writer.finish()?;
         let mut paths: Vec<PathBuf> = files.iter().map(|name| folder.join(name)).collect();
         paths.push(path);
@@ -117,7 +146,7 @@ fn file_error(path: &Path, source: std::io::Error) -> StorageError {
 mod tests {
     use std::{fs, ops::ControlFlow};
 
-    use raft_lite::{GroupId, Membership, ReplicaId};
+    use raft_lite::Membership;
 
     use super::*;
     use crate::storage::{Slot, StorageOptions, WriteSet, data_key};
@@ -172,14 +201,14 @@ mod tests {
             epoch: 4,
             slots: vec![RANGE],
             membership: Membership { next_replica: ReplicaId(10), ..Membership::default() },
-            nodes: Default::default(),
             plugin: [1; 32],
-            frozen: false,
-            started: false,
             applied_by_snapshot: true,
+            ..ShardRecord::default()
         };
         let names: Vec<String> = files.into_iter().map(|file| file.name).collect();
-        target.ingest(to.path(), &names, &record, &ApplyState::INITIAL).unwrap();
+        let state = ApplyState::INITIAL;
+        let arrival = Arrival { record: &record, state: &state, meta: None, buried: &[] };
+        target.ingest(to.path(), &names, &arrival).unwrap();
         let after = |target: &Arc<Storage>| {
             assert_eq!(rows(target, 1), ["stays"]);
             assert_eq!(rows(target, 2), ["new"]);

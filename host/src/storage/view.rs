@@ -43,6 +43,14 @@ impl OwnedSnapshot {
         self.storage.read_apply_state(group, options)
     }
 
+    /// The state of the cluster's own group, if this node had a replica of it.
+    pub fn meta(&self) -> Result<Option<Vec<u8>>, StorageError> {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        let found = self.storage.db.get_pinned_opt(keys::meta_key(), &options)?;
+        Ok(found.map(|bytes| bytes.to_vec()))
+    }
+
     /// A group's replica as it was on record.
     pub fn record(&self, group: GroupId) -> Result<Option<ShardRecord>, StorageError> {
         let mut options = ReadOptions::default();

@@ -267,6 +267,19 @@ impl Worker {
         self.absent.tasks.push(ApplyTask::Destroy { group: id, replica });
     }
 
+    /// Has a replica removed that is out of service, and was removed from its group: it can
+    /// be made anew then.
+    pub(super) fn destroy_halted(&mut self, id: GroupId, replica: ReplicaId) {
+        let found = self.parts.registry.get(id);
+        let is_halted =
+            found.is_some_and(|shared| shared.replica == replica && shared.halted().is_some());
+        if is_halted && !self.absent.destroying.contains_key(&id) {
+            tracing::info!(group = id.0, replica = replica.0, "removing the replica, which failed");
+            self.absent.destroying.insert(id, replica);
+            self.absent.tasks.push(ApplyTask::Destroy { group: id, replica });
+        }
+    }
+
     /// The state machine has forgotten the replica: so does the log.
     pub(super) fn destroyed(&mut self, id: GroupId, destroyed: Result<(), ApplyError>) {
         self.absent.destroying.remove(&id);

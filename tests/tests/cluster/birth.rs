@@ -60,8 +60,10 @@ fn a_node_that_waits_for_others_says_for_whom() {
         assert!(reason.contains("not born yet"), "{reason}");
         let healthy = cluster.node(place).http().get("/healthz").unwrap();
         assert_eq!(healthy.status, 200);
-        let answer = cluster.node(place).http().get("/kv/k").unwrap();
-        assert_eq!(answer.status, 503);
+        for path in ["/kv/k", "/admin/shard", "/admin/operation/1"] {
+            let answer = cluster.node(place).http().get(path).unwrap();
+            assert_eq!((answer.status, &answer.error().0[..]), (503, "not_ready"), "{path}");
+        }
     }
     cluster.launch(2);
     cluster.wait_until_ready();

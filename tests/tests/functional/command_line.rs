@@ -44,7 +44,7 @@ fn json_output_is_one_object_a_line() {
     assert_eq!(scan[1]["key"], json!({ "base64": "Y2xpL2pzb24v/w==" }));
     let delete = run(&["delete", "cli/json/a", "--output", "json"]);
     assert_eq!(delete, [json!({ "key": "cli/json/a", "existed": true })]);
-    let status = run(&["--output", "json", "status"]);
+    let status = run(&["--output", "json", "status", "--node"]);
     assert_eq!(status[0]["node_id"], "node1");
     assert_eq!(status[0]["shards"].as_array().unwrap().len(), 4);
 }
@@ -93,9 +93,9 @@ fn compare_and_put_works_from_a_shell() {
 }
 
 #[test]
-fn the_status_is_a_table_of_shards() {
+fn the_status_of_a_node_is_a_table_of_shards() {
     let node = shared_node();
-    let ran = cli::run(&node.endpoint(), ["status"]);
+    let ran = cli::run(&node.endpoint(), ["status", "--node"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     let text = ran.text();
     for part in ["node1", "shard_0", "shard_3", "leader", "SHARD"] {

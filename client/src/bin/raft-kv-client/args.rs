@@ -1,5 +1,7 @@
 //! What can be asked on the command line.
 
+mod cluster;
+
 use std::{
     ffi::OsString,
     os::unix::ffi::{OsStrExt, OsStringExt},
@@ -10,14 +12,20 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{Failure, text};
 
+pub use cluster::{BalancerCommand, NodeCommand, OperationCommand, Replica, ShardCommand};
+
 const AFTER_HELP: &str = "\
 Keys and values are any bytes. Text output escapes what cannot be printed in the \
 pairs of a scan; `get` prints the value as it is, and a newline. With --output json \
-each answer, and each pair of a scan, is one JSON object on one line; a key or value \
-that is not UTF-8 is given as {\"base64\": \"…\"} instead of a string.
+each answer, and each pair of a scan or item of a list, is one JSON object on one \
+line; a key or value that is not UTF-8 is given as {\"base64\": \"…\"} instead of a \
+string.
 
-Exit codes: 0 done; 1 the key does not exist; 2 bad usage; 3 the cluster could not \
-serve it.";
+What changes shards or nodes is an operation, which the command waits for. When the \
+time is up it goes on: `operation show ID` tells how it stands.
+
+Exit codes: 0 done; 1 the key, shard, node or operation does not exist; 2 bad usage; 3 \
+the cluster could not serve it, or not in time.";
 
 /// Command line of a RaftKV cluster.
 #[derive(Debug, Parser)]
@@ -37,9 +45,10 @@ pub struct Args {
     #[arg(long, global = true, value_enum, default_value_t)]
     pub output: Output,
 
-    /// How many seconds to wait for an answer.
-    #[arg(long, global = true, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    pub timeout: Duration,
+    /// How many seconds to wait: 10 for an answer, 600 for the end of an operation,
+    /// unless said otherwise.
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
 
     #[command(subcommand)]
     pub command: Command,
@@ -93,29 +102,24 @@ pub enum Command {
         #[arg(long)]
         stale: bool,
     },
-    /// Print what a node knows of itself and its shards.
-    Status,
-    /// Change who replicates and leads a shard.
+    /// Print how the cluster is: its nodes, shards and operations.
+    Status {
+        /// Only what one node knows of itself and its shards.
+        #[arg(long)]
+        node: bool,
+    },
+    /// Look at shards, make and end them, and move their replicas and leaders.
     #[command(subcommand)]
     Shard(ShardCommand),
-}
-
-#[derive(Debug, Subcommand)]
-pub enum ShardCommand {
-    /// Give a node a replica; done when it has caught up and votes.
-    AddReplica(Replica),
-    /// Take a node's replica away, and its data off the node.
-    RemoveReplica(Replica),
-    /// Have a node take over the leadership.
-    TransferLeader(Replica),
-}
-
-#[derive(Debug, clap::Args)]
-pub struct Replica {
-    /// The shard's name.
-    pub shard: String,
-    /// The node's id.
-    pub node: String,
+    /// Look at the cluster's nodes, add and remove them.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Look at operations, and have them rolled back.
+    #[command(subcommand)]
+    Operation(OperationCommand),
+    /// Whether the cluster spreads replicas and leaders over its nodes by itself.
+    #[command(subcommand)]
+    Balancer(BalancerCommand),
 }
 
 #[derive(Debug, clap::Args)]

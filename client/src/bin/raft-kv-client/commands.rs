@@ -1,9 +1,12 @@
 //! Asks the cluster and writes what it answers.
 
+mod cluster;
+
 use std::{
     ffi::OsString,
     io::{self, Read, Write},
     os::unix::ffi::OsStringExt,
+    time::Duration,
 };
 
 use raft_kv_client::RaftKVClient;
@@ -11,17 +14,21 @@ use serde_json::Value;
 
 use crate::{
     Failure,
-    args::{Args, Command, Output, Prefix, Replica, ShardCommand},
+    args::{Args, Command, Output, Prefix},
     json, text,
 };
 
+/// How long to wait for an answer unless said otherwise.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Carries out a command and writes the answer to `out`.
 pub async fn run(args: Args, out: &mut impl Write) -> Result<(), Failure> {
+    let timeout = args.timeout.unwrap_or(DEFAULT_TIMEOUT);
     let builder = RaftKVClient::builder()
         .endpoints(args.endpoints)
-        .request_timeout(args.timeout)
-        .connect_timeout(args.timeout);
-    let session = Session { builder, output: args.output, out };
+        .request_timeout(timeout)
+        .connect_timeout(timeout);
+    let session = Session { builder, timeout: args.timeout, output: args.output, out };
     match args.command {
         Command::Put { key, value, expected_version } => {
             session.put(key.bytes()?, value, expected_version).await
@@ -29,14 +36,20 @@ pub async fn run(args: Args, out: &mut impl Write) -> Result<(), Failure> {
         Command::Get { key, stale } => session.get(key.bytes()?, stale).await,
         Command::Delete { key } => session.delete(key.bytes()?).await,
         Command::Scan { prefix, limit, stale } => session.scan(prefix, limit, stale).await,
-        Command::Status => session.status().await,
+        Command::Status { node: true } => session.node_status().await,
+        Command::Status { node: false } => session.cluster_status().await,
         Command::Shard(command) => session.shard(command).await,
+        Command::Node(command) => session.node(command).await,
+        Command::Operation(command) => session.operation(command).await,
+        Command::Balancer(command) => session.balancer(command).await,
     }
 }
 
 /// One run of the program, once its arguments are known.
 struct Session<'a, W> {
     builder: raft_kv_client::ClientBuilder,
+    /// How long to wait, if that was said.
+    timeout: Option<Duration>,
     output: Output,
     out: &'a mut W,
 }
@@ -125,37 +138,12 @@ impl<W: Write> Session<'_, W> {
         Ok(())
     }
 
-    async fn status(self) -> Result<(), Failure> {
+    async fn node_status(self) -> Result<(), Failure> {
         let client = self.builder.connect().await?;
         let status = client.status().await?;
         match self.output {
             Output::Text => self.out.write_all(text::status(&status).as_bytes())?,
             Output::Json => write_json(self.out, &json::status(&status))?,
-        }
-        Ok(())
-    }
-}
-
-impl<W: Write> Session<'_, W> {
-    async fn shard(self, command: ShardCommand) -> Result<(), Failure> {
-        let client = self.builder.connect().await?;
-        let (Replica { shard, node }, number, done) = match command {
-            ShardCommand::AddReplica(at) => {
-                let number = client.add_replica(&at.shard, &at.node).await?;
-                (at, number, "replicates")
-            }
-            ShardCommand::RemoveReplica(at) => {
-                let number = client.remove_replica(&at.shard, &at.node).await?;
-                (at, number, "no longer replicates")
-            }
-            ShardCommand::TransferLeader(at) => {
-                let number = client.transfer_leader(&at.shard, &at.node).await?;
-                (at, number, "leads")
-            }
-        };
-        match self.output {
-            Output::Text => writeln!(self.out, "{node} {done} {shard} (replica {number})")?,
-            Output::Json => write_json(self.out, &json::replica(&shard, &node, number))?,
         }
         Ok(())
     }

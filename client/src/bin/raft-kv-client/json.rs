@@ -1,5 +1,7 @@
 //! Answers for programs.
 
+pub mod cluster;
+
 use raft_kv_client::{ShardStatus, StatusResponse, Version};
 use serde_json::{Value, json};
 
@@ -38,15 +40,10 @@ pub fn status(status: &StatusResponse) -> Value {
 }
 
 fn shard(shard: &ShardStatus) -> Value {
-    let slots = shard.slots.iter();
-    let slots = slots.map(|range| json!({ "start": range.start, "end": range.end }));
-    let plugin = shard.plugin.as_ref().map(
-        |plugin| json!({ "name": plugin.name, "version": plugin.version, "sha256": plugin.sha256 }),
-    );
     json!({
         "name": shard.name,
         "group": shard.group,
-        "slots": slots.collect::<Vec<_>>(),
+        "slots": cluster::slots(&shard.slots),
         "leader": shard.leader,
         "role": shard.role,
         "term": shard.term,
@@ -55,7 +52,7 @@ fn shard(shard: &ShardStatus) -> Value {
         "epoch": shard.epoch,
         "replicas": shard.replicas,
         "learners": shard.learners,
-        "plugin": plugin,
+        "plugin": shard.plugin.as_ref().map(cluster::plugin),
         "state_hash": shard.state_hash,
         "reason": shard.reason,
     })

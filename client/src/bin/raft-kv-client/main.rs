@@ -16,7 +16,7 @@ use std::{
 };
 
 use clap::Parser;
-use raft_kv_client::Error;
+use raft_kv_client::{ClusterOperation, Error};
 
 use args::Args;
 
@@ -25,8 +25,15 @@ use args::Args;
 enum Failure {
     #[error("the key {0} does not exist")]
     NoSuchKey(String),
+    #[error("there is no shard {0}")]
+    NoSuchShard(String),
     #[error("{0}")]
     BadUsage(String),
+    #[error(
+        "operation {} ({}) is still under way ({}) and goes on: see how it stands with \
+         `raft-kv-client operation show {}`", .0.id, .0.description, text::cluster::stand(.0), .0.id
+    )]
+    StillRunning(Box<ClusterOperation>),
     #[error(transparent)]
     Client(#[from] Error),
     #[error("cannot write to stdout: {0}")]
@@ -37,10 +44,10 @@ impl Failure {
     /// The exit code that scripts rely on.
     fn exit_code(&self) -> u8 {
         match self {
-            Self::NoSuchKey(_) => 1,
+            Self::NoSuchKey(_) | Self::NoSuchShard(_) | Self::Client(Error::NotFound { .. }) => 1,
             Self::BadUsage(_)
             | Self::Client(Error::InvalidEndpoint { .. } | Error::InvalidArgument { .. }) => 2,
-            Self::Client(_) | Self::Output(_) => 3,
+            Self::StillRunning(_) | Self::Client(_) | Self::Output(_) => 3,
         }
     }
 

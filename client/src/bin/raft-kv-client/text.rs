@@ -1,8 +1,10 @@
 //! Answers for people.
 
+pub mod cluster;
+
 use std::fmt::Write;
 
-use raft_kv_client::{ShardStatus, StatusResponse};
+use raft_kv_client::{ShardStatus, SlotRange, StatusResponse};
 
 /// The columns of the table of shards.
 const COLUMNS: [&str; 8] =
@@ -85,18 +87,11 @@ pub fn status(status: &StatusResponse) -> String {
 }
 
 fn shard_row(shard: &ShardStatus) -> [String; COLUMNS.len()] {
-    let slots = shard.slots.iter().map(|range| {
-        let last = range.end.saturating_sub(1);
-        match range.start == last {
-            true => last.to_string(),
-            false => format!("{}-{last}", range.start),
-        }
-    });
     let plugin = shard.plugin.as_ref();
     let plugin = plugin.map(|plugin| format!("{} {}", plugin.name, plugin.version));
     [
         shard.name.clone(),
-        or_dash(slots.collect::<Vec<_>>().join(",")),
+        or_dash(slots(&shard.slots)),
         or_dash(shard.leader.clone()),
         or_dash(shard.role.clone()),
         shard.term.to_string(),
@@ -104,6 +99,23 @@ fn shard_row(shard: &ShardStatus) -> [String; COLUMNS.len()] {
         shard.applied_index.to_string(),
         or_dash(plugin.unwrap_or_default()),
     ]
+}
+
+/// Ranges of slots, each by its first and last one.
+fn slots(slots: &[SlotRange]) -> String {
+    let ranges = slots.iter().map(|range| {
+        let last = range.end.saturating_sub(1);
+        match range.start == last {
+            true => last.to_string(),
+            false => format!("{}-{last}", range.start),
+        }
+    });
+    ranges.collect::<Vec<_>>().join(",")
+}
+
+/// `on` or `off`.
+pub fn on_or_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
 }
 
 fn or_dash(text: String) -> String {

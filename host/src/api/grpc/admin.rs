@@ -1,35 +1,68 @@
 //! `raftkv.v1.Admin`.
 
-use std::sync::Arc;
+mod wire;
+
+use std::{sync::Arc, time::Duration};
 
 use raft_kv_proto::v1::{self, admin_server::Admin};
-use raft_lite::ReplicaId;
 use tonic::{Request, Response, Status};
 
-use super::status::status_of;
-use crate::service::{MemberStatus, NodeStatus, Service, ShardStatus};
+use super::{
+    super::operation::{self, Asked, DEFAULT_WAIT, LONGEST_WAIT},
+    status::status_of,
+};
+use crate::service::{OperationRequest, Service};
 
 pub(super) struct AdminApi {
     pub(super) service: Arc<Service>,
 }
 
+type Answer<T> = Result<Response<T>, Status>;
+
+impl AdminApi {
+    /// Begins an operation and waits for it.
+    async fn carry_out(
+        &self,
+        request: OperationRequest,
+        timeout_ms: u64,
+        request_id: u64,
+    ) -> Result<v1::ClusterOperation, Status> {
+        let asked = Asked { request, request_id, within: wait(timeout_ms) };
+        let operation = operation::carry_out(&self.service, asked).await;
+        operation.map(wire::operation).map_err(status_of)
+    }
+}
+
+/// How long a request that says so waits for the end of an operation.
+fn wait(timeout_ms: u64) -> Duration {
+    match timeout_ms {
+        0 => DEFAULT_WAIT,
+        milliseconds => Duration::from_millis(milliseconds).min(LONGEST_WAIT),
+    }
+}
+
+fn answer(operation: v1::ClusterOperation) -> Response<v1::OperationResponse> {
+    Response::new(v1::OperationResponse { operation: Some(operation) })
+}
+
+fn replica_answer(operation: v1::ClusterOperation) -> Response<v1::ReplicaResponse> {
+    Response::new(v1::ReplicaResponse { replica: 0, operation: Some(operation) })
+}
+
 #[tonic::async_trait]
 impl Admin for AdminApi {
-    async fn status(
-        &self,
-        _request: Request<v1::StatusRequest>,
-    ) -> Result<Response<v1::StatusResponse>, Status> {
+    async fn status(&self, _request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
         // It reads the data folder: not on a thread that serves.
         let service = Arc::clone(&self.service);
         let status = tokio::task::spawn_blocking(move || service.status()).await;
         let status = status.map_err(|error| Status::internal(error.to_string()))?;
-        Ok(Response::new(response(status)))
+        Ok(Response::new(wire::status(status)))
     }
 
     async fn checksum(
         &self,
         request: Request<v1::ChecksumRequest>,
-    ) -> Result<Response<v1::ChecksumResponse>, Status> {
+    ) -> Answer<v1::ChecksumResponse> {
         let taken = self.service.checksum(&request.get_ref().shard).await.map_err(status_of)?;
         Ok(Response::new(v1::ChecksumResponse {
             applied_index: taken.applied_index,
@@ -38,75 +71,128 @@ impl Admin for AdminApi {
         }))
     }
 
+    async fn cluster(&self, _request: Request<v1::ClusterRequest>) -> Answer<v1::ClusterResponse> {
+        let view = self.service.cluster_view().await.map_err(status_of)?;
+        Ok(Response::new(wire::cluster(view)))
+    }
+
+    async fn create_shard(
+        &self,
+        request: Request<v1::CreateShardRequest>,
+    ) -> Answer<v1::OperationResponse> {
+        let v1::CreateShardRequest { shard, nodes, timeout_ms, request_id } = request.into_inner();
+        let request = OperationRequest::CreateShard { shard, nodes };
+        self.carry_out(request, timeout_ms, request_id).await.map(answer)
+    }
+
+    async fn delete_shard(
+        &self,
+        request: Request<v1::DeleteShardRequest>,
+    ) -> Answer<v1::OperationResponse> {
+        let v1::DeleteShardRequest { shard, force, timeout_ms, request_id } = request.into_inner();
+        let request = OperationRequest::DeleteShard { shard, force };
+        self.carry_out(request, timeout_ms, request_id).await.map(answer)
+    }
+
+    async fn migrate_shard(
+        &self,
+        request: Request<v1::MigrateShardRequest>,
+    ) -> Answer<v1::OperationResponse> {
+        let v1::MigrateShardRequest { shard, from, to, timeout_ms, request_id } =
+            request.into_inner();
+        let request = OperationRequest::Migrate { shard, from, to };
+        self.carry_out(request, timeout_ms, request_id).await.map(answer)
+    }
+
+    async fn split_shard(
+        &self,
+        request: Request<v1::SplitShardRequest>,
+    ) -> Answer<v1::OperationResponse> {
+        let v1::SplitShardRequest { shard, new_shards, timeout_ms, request_id } =
+            request.into_inner();
+        let request = OperationRequest::Split { shard, new_shards };
+        self.carry_out(request, timeout_ms, request_id).await.map(answer)
+    }
+
+    async fn merge_shards(
+        &self,
+        request: Request<v1::MergeShardsRequest>,
+    ) -> Answer<v1::OperationResponse> {
+        let v1::MergeShardsRequest { sources, target, timeout_ms, request_id } =
+            request.into_inner();
+        let request = OperationRequest::Merge { sources, target };
+        self.carry_out(request, timeout_ms, request_id).await.map(answer)
+    }
+
     async fn add_replica(
         &self,
         request: Request<v1::ReplicaRequest>,
-    ) -> Result<Response<v1::ReplicaResponse>, Status> {
-        let v1::ReplicaRequest { shard, node } = request.into_inner();
-        self.service.add_replica(&shard, &node).await.map(replica).map_err(status_of)
+    ) -> Answer<v1::ReplicaResponse> {
+        let v1::ReplicaRequest { shard, node, timeout_ms, request_id } = request.into_inner();
+        let request = OperationRequest::AddReplica { shard, node };
+        self.carry_out(request, timeout_ms, request_id).await.map(replica_answer)
     }
 
     async fn remove_replica(
         &self,
         request: Request<v1::ReplicaRequest>,
-    ) -> Result<Response<v1::ReplicaResponse>, Status> {
-        let v1::ReplicaRequest { shard, node } = request.into_inner();
-        self.service.remove_replica(&shard, &node).await.map(replica).map_err(status_of)
+    ) -> Answer<v1::ReplicaResponse> {
+        let v1::ReplicaRequest { shard, node, timeout_ms, request_id } = request.into_inner();
+        let request = OperationRequest::RemoveReplica { shard, node };
+        self.carry_out(request, timeout_ms, request_id).await.map(replica_answer)
+    }
+
+    async fn add_node(
+        &self,
+        request: Request<v1::AddNodeRequest>,
+    ) -> Answer<v1::OperationResponse> {
+        let v1::AddNodeRequest { node_id, address, timeout_ms, request_id } = request.into_inner();
+        let request = OperationRequest::AddNode { node: node_id, address };
+        self.carry_out(request, timeout_ms, request_id).await.map(answer)
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Answer<v1::OperationResponse> {
+        let v1::RemoveNodeRequest { node_id, timeout_ms, request_id } = request.into_inner();
+        let request = OperationRequest::RemoveNode { node: node_id };
+        self.carry_out(request, timeout_ms, request_id).await.map(answer)
+    }
+
+    async fn operation(
+        &self,
+        request: Request<v1::OperationRequest>,
+    ) -> Answer<v1::OperationResponse> {
+        let v1::OperationRequest { id, timeout_ms } = request.into_inner();
+        let within = Duration::from_millis(timeout_ms).min(LONGEST_WAIT);
+        let operation = self.service.await_operation(id, within).await;
+        operation.map(wire::operation).map(answer).map_err(status_of)
+    }
+
+    async fn cancel_operation(
+        &self,
+        request: Request<v1::OperationRequest>,
+    ) -> Answer<v1::OperationResponse> {
+        let v1::OperationRequest { id, timeout_ms } = request.into_inner();
+        let operation = operation::cancel(&self.service, id, wait(timeout_ms)).await;
+        operation.map(wire::operation).map(answer).map_err(status_of)
     }
 
     async fn transfer_leader(
         &self,
         request: Request<v1::ReplicaRequest>,
-    ) -> Result<Response<v1::ReplicaResponse>, Status> {
-        let v1::ReplicaRequest { shard, node } = request.into_inner();
-        self.service.transfer_leader(&shard, &node).await.map(replica).map_err(status_of)
+    ) -> Answer<v1::ReplicaResponse> {
+        let v1::ReplicaRequest { shard, node, .. } = request.into_inner();
+        let replica = self.service.transfer_leader(&shard, &node).await.map_err(status_of)?;
+        Ok(Response::new(v1::ReplicaResponse { replica, operation: None }))
     }
-}
 
-fn replica(replica: ReplicaId) -> Response<v1::ReplicaResponse> {
-    Response::new(v1::ReplicaResponse { replica: replica.0 })
-}
-
-fn response(status: NodeStatus) -> v1::StatusResponse {
-    v1::StatusResponse {
-        node_id: status.node_id,
-        cluster_id: status.cluster_id,
-        address: status.address,
-        version: status.version.to_owned(),
-        uptime_seconds: status.uptime_seconds,
-        slots: status.slots,
-        disk_usage_bytes: status.disk_usage_bytes,
-        shards: status.shards.into_iter().map(shard).collect(),
-        nodes: status.nodes.into_iter().map(node).collect(),
-    }
-}
-
-fn node(node: MemberStatus) -> v1::NodeInfo {
-    let MemberStatus { node_id, address, connected } = node;
-    v1::NodeInfo { node_id, address, connected }
-}
-
-fn shard(shard: ShardStatus) -> v1::ShardStatus {
-    let range =
-        |slots: &crate::service::Slots| v1::SlotRange { start: slots.start, end: slots.end };
-    v1::ShardStatus {
-        slots: shard.slots.iter().map(range).collect(),
-        name: shard.name,
-        group: shard.group,
-        leader: shard.leader,
-        role: shard.role.to_owned(),
-        term: shard.term,
-        commit_index: shard.commit_index,
-        applied_index: shard.applied_index,
-        epoch: shard.epoch,
-        replicas: shard.replicas,
-        learners: shard.learners,
-        plugin: Some(v1::PluginInfo {
-            name: shard.plugin.name,
-            version: shard.plugin.version,
-            sha256: shard.plugin.sha256,
-        }),
-        state_hash: shard.state_hash,
-        reason: shard.reason.unwrap_or_default(),
+    async fn set_balancer(
+        &self,
+        request: Request<v1::SetBalancerRequest>,
+    ) -> Answer<v1::SetBalancerResponse> {
+        self.service.set_balancer(request.get_ref().enabled).await.map_err(status_of)?;
+        Ok(Response::new(v1::SetBalancerResponse {}))
     }
 }

@@ -82,11 +82,12 @@ impl StateMachine for StateMachineApi {
     ) -> Result<Response<v1::RoutingResponse>, Status> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let (cluster_id, slots) = self.service.cluster();
+        let (version, leaders) = self.service.leaders();
         Ok(Response::new(v1::RoutingResponse {
             cluster_id: cluster_id.to_owned(),
-            version: 1,
+            version,
             slots,
-            shards: self.service.leaders().into_iter().map(shard_route).collect(),
+            shards: leaders.into_iter().map(shard_route).collect(),
             unix_ms: now.map_or(0, |now| now.as_millis() as u64),
         }))
     }

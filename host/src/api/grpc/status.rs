@@ -51,6 +51,21 @@ fn code_and_detail(error: ServiceError) -> (Code, Option<Detail>) {
             let detail = v1::ShardUnavailable { shard, reason };
             (Code::Unavailable, Some(Detail::ShardUnavailable(detail)))
         }
+        ServiceError::StaleRouting { version, owner, leader, .. } => {
+            let (leader, address) = leader.unwrap_or_default();
+            let detail = v1::StaleRouting { version, shard: owner, leader, address };
+            (Code::Unavailable, Some(Detail::StaleRouting(detail)))
+        }
+        ServiceError::Frozen { shard } => {
+            let detail = v1::ShardUnavailable { shard, reason: "it is frozen".to_owned() };
+            (Code::Unavailable, Some(Detail::ShardUnavailable(detail)))
+        }
+        ServiceError::NotFound { what, name } => {
+            (Code::NotFound, Some(Detail::NotFound(v1::NotFound { what, name })))
+        }
+        ServiceError::Conflict { message } => {
+            (Code::FailedPrecondition, Some(Detail::Conflict(v1::Conflict { message })))
+        }
         ServiceError::Plugin { kind, code, message } => {
             let status = match kind {
                 FailureKind::Failed if code == VERSION_MISMATCH => Code::FailedPrecondition,

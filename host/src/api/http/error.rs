@@ -37,9 +37,12 @@ impl From<ServiceError> for ApiError {
             }
             ServiceError::InvalidArgument { .. } => (StatusCode::BAD_REQUEST, "invalid_argument"),
             ServiceError::NotLeader { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not_leader"),
-            ServiceError::ShardUnavailable { .. } => {
+            ServiceError::ShardUnavailable { .. } | ServiceError::Frozen { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, "shard_unavailable")
             }
+            ServiceError::StaleRouting { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stale_routing"),
+            ServiceError::NotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),
+            ServiceError::Conflict { .. } => (StatusCode::CONFLICT, "conflict"),
             ServiceError::Plugin { kind: FailureKind::Failed, code, .. } => match *code {
                 failure::VERSION_MISMATCH => (StatusCode::PRECONDITION_FAILED, "version_mismatch"),
                 _ => (StatusCode::CONFLICT, "plugin_error"),

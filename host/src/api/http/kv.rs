@@ -9,16 +9,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
-use http_body_util::BodyExt;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::error::ApiError;
+use super::{body, error::ApiError};
 use crate::service::{
-    CallOptions, Consistency, Expected, Pair, ScanRequest, Service, ServiceError, WriteOptions,
+    CallOptions, Consistency, Expected, Pair, ScanRequest, Service, WriteOptions,
 };
 
 /// Requests over HTTP are forwarded to wherever they belong, and sent once.
@@ -34,9 +33,6 @@ const KEY_HEADER: HeaderName = HeaderName::from_static("raftkv-key");
 const DEFAULT_SCAN_LIMIT: u64 = 1000;
 /// Bytes of keys and values after which a scan's answer ends.
 const SCAN_ANSWER_BYTES: usize = 16 << 20;
-/// Bytes of a refused body that are read all the same, so that the connection
-/// stays usable.
-const DISCARD_LIMIT: usize = 64 << 20;
 
 type Parameters<T> = Result<Query<T>, QueryRejection>;
 
@@ -111,7 +107,7 @@ pub(super) async fn put(
     body: Body,
 ) -> Result<Response, ApiError> {
     let limit = service.limits().value_bytes;
-    let value = read_body(body, limit).await?;
+    let value = body::read(body, "value", limit).await?;
     let key = key_of(&uri, &headers)?;
     let expected = parameters(query)?.expected_version.map_or(Expected::Any, Expected::Version);
     let version = service.put(&key, &value, expected, WRITE).await?;
@@ -194,28 +190,6 @@ fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
         Ok(text) => object.insert(name.to_owned(), text.into()),
         Err(_) => object.insert(format!("{name}_base64"), BASE64_STANDARD.encode(bytes).into()),
     };
-}
-
-/// Reads a body of at most `limit` bytes. A longer one is read to its end and
-/// dropped, within reason, before it is refused.
-async fn read_body(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
-    let mut kept = BytesMut::new();
-    let mut length = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| ApiError::bad_request(error.to_string()))?;
-        let Ok(data) = frame.into_data() else { continue };
-        length += data.len();
-        if length <= limit {
-            kept.extend_from_slice(&data);
-        } else if length > limit + DISCARD_LIMIT {
-            break;
-        }
-    }
-    if length <= limit {
-        return Ok(kept.freeze());
-    }
-    let message = format!("the value has {length} bytes or more, the limit is {limit} bytes");
-    Err(ServiceError::invalid("value", &format!("at most {limit} bytes"), &message).into())
 }
 
 #[cfg(test)]

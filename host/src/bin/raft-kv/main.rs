@@ -44,6 +44,9 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    if let Err(error) = raft_kv::failpoint::set_up() {
+        return complain(&error, USAGE);
+    }
     let runtime = Builder::new_multi_thread()
         .enable_all()
         .worker_threads(settings.server_threads)

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 use clap::Parser;
 use raft_kv::{
     node::{DEFAULT_SHARDS, DEFAULT_SLOTS, DEFAULT_SNAPSHOT_RATE, NodeConfig},
-    service::RequestLimits,
+    service::{BalancerConfig, RequestLimits},
     storage::StorageOptions,
 };
 use serde::Deserialize;
@@ -36,6 +36,12 @@ pub struct Arguments {
     /// All nodes of a new cluster, the same on each: node1=127.0.0.1:5001,node2=...
     #[arg(long, value_name = "NODES")]
     cluster: Option<String>,
+    /// A node of a running cluster that this one is to join
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["cluster", "shards", "slots"])]
+    join: Option<String>,
+    /// Replace the replicas of a node that is gone for so many seconds [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    replace_after: Option<u64>,
     /// Number of shards, at the birth of a cluster
     #[arg(long, value_name = "N", help = format!(
         "Number of shards, at the birth of a cluster [default: {DEFAULT_SHARDS}]"
@@ -68,6 +74,7 @@ struct File {
     host: Option<String>,
     port: Option<u16>,
     cluster: Option<String>,
+    join: Option<String>,
     shards: Option<u32>,
     slots: Option<u32>,
     plugin: Option<PathBuf>,
@@ -83,6 +90,8 @@ struct File {
     storage: Storage,
     #[serde(default)]
     raft: Raft,
+    #[serde(default)]
+    balancer: Balancer,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -117,6 +126,16 @@ struct Raft {
     election_ticks: Option<usize>,
     quiesce_after_ticks: Option<usize>,
     snapshot_bytes_per_second: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Balancer {
+    replace_after_seconds: Option<u64>,
+    settle_ms: Option<u64>,
+    split_bytes: Option<u64>,
+    split_operations: Option<u64>,
+    merge_bytes: Option<u64>,
 }
 
 /// Everything the program is started with.
@@ -161,6 +180,7 @@ impl Settings {
             host,
             port,
             cluster,
+            join: join(arguments.join.or(file.join))?,
             peers: file.peers,
             shards: arguments.shards.or(file.shards),
             slots: arguments.slots.or(file.slots),
@@ -172,11 +192,32 @@ impl Settings {
                 .snapshot_bytes_per_second
                 .unwrap_or(DEFAULT_SNAPSHOT_RATE),
             disk_reserve_bytes: file.storage.disk_reserve_bytes,
+            balancer: balancer(&file.balancer, arguments.replace_after),
             raft: raft(&file.raft)?,
         };
         let log = arguments.log.or(file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned());
         let server_threads = server_threads(&file.server, &node.raft)?;
         Ok(Settings { node, log, server_threads })
+    }
+}
+
+/// The node to join by, whether or not it is written as a URL.
+fn join(at: Option<String>) -> Result<Option<String>, String> {
+    let Some(at) = at else { return Ok(None) };
+    let address = at.strip_prefix("http://").unwrap_or(&at).trim_end_matches('/');
+    split_address(address).map_err(|error| format!("--join: {error}"))?;
+    Ok(Some(address.to_owned()))
+}
+
+fn balancer(file: &Balancer, replace_after: Option<u64>) -> BalancerConfig {
+    let default = BalancerConfig::default();
+    let replace_after = replace_after.or(file.replace_after_seconds);
+    BalancerConfig {
+        replace_after: replace_after.map_or(default.replace_after, Duration::from_secs),
+        settle: file.settle_ms.map_or(default.settle, Duration::from_millis),
+        split_bytes: file.split_bytes.unwrap_or(default.split_bytes),
+        split_operations: file.split_operations.unwrap_or(default.split_operations),
+        merge_bytes: file.merge_bytes.unwrap_or(default.merge_bytes),
     }
 }
 

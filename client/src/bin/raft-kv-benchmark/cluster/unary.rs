@@ -118,6 +118,8 @@ fn kind(code: Code, detail: Option<&Detail>) -> String {
         Some(Detail::PluginError(_)) => "PluginError".to_owned(),
         Some(Detail::InvalidArgument(_)) => "InvalidArgument".to_owned(),
         Some(Detail::ResourceExhausted(_)) => "ResourceExhausted".to_owned(),
+        Some(Detail::NotFound(_)) => "NotFound".to_owned(),
+        Some(Detail::Conflict(_)) => "Conflict".to_owned(),
         None => format!("{code:?}"),
     }
 }
