@@ -280,26 +280,6 @@ impl Group {
         self.written
     }
 
-    /// The replica never was here before: it has promised nothing to anybody, and need
-    /// not wait before it votes or stands for election.
-    pub(crate) fn open_gate(&mut self) {
-        self.last_contact = self.now.saturating_sub(self.election_timeout);
-    }
-
-    /// The replica goes out of service, and may come back: it leads nobody any more.
-    pub(crate) fn resign(&mut self) {
-        let raft = &mut self.node.raft;
-        raft.become_follower(raft.term, raft::INVALID_ID);
-        self.after_step();
-    }
-
-    /// Stands for election at once.
-    pub(crate) fn campaign(&mut self) -> Result<(), GroupError> {
-        self.node.campaign()?;
-        self.after_step();
-        Ok(())
-    }
-
     fn is_sole_voter(&self) -> bool {
         self.membership.is_sole_voter(self.shared.replica)
     }

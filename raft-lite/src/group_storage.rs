@@ -66,6 +66,10 @@ struct Snapshot {
     wanted: bool,
     /// The state machine makes one.
     making: bool,
+    /// The last change of the group. What was made before it is offered to nobody any
+    /// more: who comes late may have a replica already of a group that was split off
+    /// since, and can not install what covers the slots of both.
+    not_before: Index,
 }
 
 impl GroupStorage {
@@ -107,6 +111,11 @@ impl GroupStorage {
         (snapshot.making, snapshot.wanted) = (false, false);
         let made = made?;
         snapshot.ready.replace(made)
+    }
+
+    /// The group changed at an index.
+    pub(crate) fn outdate_snapshot(&mut self, change: Index) {
+        self.snapshot.get_mut().not_before = change;
     }
 
     /// Whether a snapshot is being made, or is there for those who need it.
@@ -294,17 +303,58 @@ impl Storage for GroupStorage {
         Ok(self.last.index.0)
     }
 
-    /// The snapshot, if one is there that the log goes on from and whose members the
-    /// replica is one of; else one is made.
+    /// The snapshot, if one is there that the log goes on from, whose members the
+    /// replica is one of, and since which the group has not changed; else one is made.
     fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
         let mut snapshot = self.snapshot.borrow_mut();
         if let Some(meta) = &snapshot.ready
-            && meta.position.index >= self.start.index
+            && meta.position.index >= self.start.index.max(snapshot.not_before)
             && meta.membership.node_of(ReplicaId(to)).is_some()
         {
             return Ok(meta.to_raft());
         }
         snapshot.wanted = true;
         Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        log_store::MemoryLogStore,
+        membership::Membership,
+        types::{INITIAL_POSITION, NodeId},
+    };
+
+    fn snapshot(index: u64) -> SnapshotMeta {
+        SnapshotMeta {
+            position: LogPosition { index: Index(index), term: Term(6) },
+            membership: Membership::of_voters(BTreeMap::from([(ReplicaId(2), NodeId(2))])),
+            data: bytes::Bytes::new(),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_from_before_the_group_changed_is_offered_to_nobody() {
+        let start = INITIAL_POSITION;
+        let state = LogState { hard_state: HardState::default(), start, last: start };
+        let log = Arc::new(MemoryLogStore::new());
+        let (group, members) = (GroupId(1), ConfState::default());
+        let mut storage = GroupStorage::new(group, log, members, state, start.index);
+        storage.snapshot_made(Some(snapshot(10)));
+        assert!(storage.snapshot(0, 2).is_ok());
+        assert!(!storage.take_wanted_snapshot());
+
+        storage.outdate_snapshot(Index(11));
+        storage.snapshot(0, 2).unwrap_err();
+        assert!(storage.take_wanted_snapshot(), "another is to be made");
+        // It was begun before the change: it will not do either.
+        assert_eq!(storage.snapshot_made(Some(snapshot(10))), Some(snapshot(10)));
+        storage.snapshot(0, 2).unwrap_err();
+        storage.snapshot_made(Some(snapshot(11)));
+        assert!(storage.snapshot(0, 2).is_ok());
     }
 }

@@ -9,7 +9,7 @@ use raft::eraftpb;
 
 use crate::{
     snapshot::SnapshotMeta,
-    types::{GroupId, INITIAL_POSITION, Index, ReplicaId, Term},
+    types::{GroupId, HardState, INITIAL_POSITION, Index, ReplicaId, Term},
 };
 
 /// A message from one replica of a group to another.
@@ -203,6 +203,40 @@ impl RaftMessage {
         Some(answer)
     }
 
+    /// Answers a request for a vote in the name of a replica that never was here and has
+    /// voted as in `before`. Gives the answer, and how it has voted after it; `None` if
+    /// the request is of a term that is over.
+    pub(crate) fn vote_of_absent(&self, before: HardState) -> Option<(Self, HardState)> {
+        use eraftpb::MessageType::{
+            MsgRequestPreVote, MsgRequestPreVoteResponse, MsgRequestVoteResponse,
+        };
+        let is_pre_vote = self.kind == MsgRequestPreVote as i32;
+        let is_newer = self.term() > before.term;
+        if self.term() < before.term && !is_pre_vote {
+            return None;
+        }
+        let vote = before.vote.filter(|_| !is_newer);
+        let is_granted =
+            self.term() >= before.term && vote.is_none_or(|candidate| candidate == self.from());
+        let mut after = before;
+        if !is_pre_vote {
+            after.term = self.term();
+            after.vote = if is_granted { Some(self.from()) } else { vote };
+        }
+        let kind = if is_pre_vote { MsgRequestPreVoteResponse } else { MsgRequestVoteResponse };
+        let answer = RaftMessage {
+            group: self.group,
+            kind: kind as i32,
+            to: self.from,
+            from: self.to,
+            // Who is refused learns of a term that it has not heard of.
+            term: if is_granted { self.term } else { before.term.0.max(1) },
+            reject: !is_granted,
+            ..Default::default()
+        };
+        Some((answer, after))
+    }
+
     /// Turns the message into `raft`'s, if it is one that `raft` can be given
     /// without harm.
     pub(crate) fn into_raft(self) -> Result<eraftpb::Message, InvalidMessage> {
@@ -384,87 +418,4 @@ fn network_kind(kind: i32) -> Result<eraftpb::MessageType, InvalidMessage> {
 }
 
 #[cfg(test)]
-mod tests {
-    use prost::Message;
-    use rand::{Rng, SeedableRng, rngs::SmallRng};
-
-    use super::*;
-
-    const ENVELOPE: Envelope =
-        Envelope { replicated_by_all: 8, round: 9, installing: 3, asleep: true };
-
-    fn append() -> eraftpb::Message {
-        let mut message = eraftpb::Message {
-            to: 2,
-            from: 1,
-            term: 7,
-            log_term: 6,
-            index: 10,
-            commit: 9,
-            ..Default::default()
-        };
-        message.set_msg_type(eraftpb::MessageType::MsgAppend);
-        for index in [11, 12] {
-            message.entries.push(eraftpb::Entry {
-                term: 7,
-                index,
-                data: Bytes::from_static(b"data"),
-                ..Default::default()
-            });
-        }
-        message
-    }
-
-    #[test]
-    fn a_message_survives_the_wire() {
-        let sent = RaftMessage::from_raft(GroupId(4), append(), ENVELOPE);
-        let received = RaftMessage::decode(sent.encode_to_vec().as_slice()).unwrap();
-        assert_eq!(received.group(), GroupId(4));
-        assert_eq!(received.envelope(), ENVELOPE);
-        assert_eq!(received.into_raft().unwrap(), append());
-    }
-
-    #[test]
-    fn damaged_messages_are_refused_or_harmless() {
-        let mut rng = SmallRng::seed_from_u64(1);
-        let sent = RaftMessage::from_raft(GroupId(4), append(), ENVELOPE).encode_to_vec();
-        for _ in 0..20_000 {
-            let mut bytes = sent.clone();
-            for _ in 0..rng.random_range(1..4) {
-                let place = rng.random_range(0..bytes.len());
-                bytes[place] = rng.random();
-            }
-            bytes.truncate(rng.random_range(0..=bytes.len()));
-            let Ok(message) = RaftMessage::decode(bytes.as_slice()) else { continue };
-            if let Ok(message) = message.into_raft() {
-                let first = message.index + 1;
-                let contiguous =
-                    message.entries.iter().zip(first..).all(|(entry, index)| entry.index == index);
-                assert!(contiguous || message.get_msg_type() != eraftpb::MessageType::MsgAppend);
-            }
-        }
-    }
-
-    #[test]
-    fn messages_that_would_harm_raft_are_refused() {
-        let mut local = RaftMessage::from_raft(GroupId(4), append(), ENVELOPE);
-        local.kind = eraftpb::MessageType::MsgHup as i32;
-        assert_eq!(local.into_raft(), Err(InvalidMessage::NotForTheNetwork("MsgHup")));
-
-        let mut unknown = RaftMessage::from_raft(GroupId(4), append(), ENVELOPE);
-        unknown.kind = 99;
-        assert_eq!(unknown.into_raft(), Err(InvalidMessage::UnknownKind(99)));
-
-        let mut termless = RaftMessage::from_raft(GroupId(4), append(), ENVELOPE);
-        termless.term = 0;
-        assert_eq!(termless.into_raft(), Err(InvalidMessage::NoTerm));
-
-        let mut read = RaftMessage::from_raft(GroupId(4), append(), ENVELOPE);
-        read.kind = eraftpb::MessageType::MsgReadIndex as i32;
-        assert_eq!(read.into_raft(), Err(InvalidMessage::NotOneRead(2)));
-
-        let mut gap = RaftMessage::from_raft(GroupId(4), append(), ENVELOPE);
-        gap.entries[1].index = 13;
-        assert_eq!(gap.into_raft(), Err(InvalidMessage::EntriesNotContiguous(11)));
-    }
-}
+mod tests;

@@ -239,8 +239,9 @@ impl MultiRaft {
     }
 
     /// Starts a replica that was put on record after the runtime started, of a group
-    /// that is created. Nothing happens if the group has a replica here, or had this one.
-    /// Waits for room in the worker's inbox.
+    /// that is created, and that never ran: it votes and stands for election without
+    /// waiting. Nothing happens if the group has a replica here, or had this one. Waits
+    /// for room in the worker's inbox.
     pub fn add_replica(&self, descriptor: GroupDescriptor) {
         let birth = Birth { descriptor, leads_parent: false };
         (self.inbox())(birth.descriptor.group, Input::Notice(Notice::Born(birth)));
@@ -400,6 +401,10 @@ pub(crate) fn prepare_logs(
     let mut quarantined = BTreeMap::new();
     let known: BTreeSet<GroupId> = descriptors.iter().map(|descriptor| descriptor.group).collect();
     for group in log.groups().into_iter().filter(|group| !known.contains(group)) {
+        // Who voted before it was here may be made yet.
+        if matches!(log.state(group), Ok(Some(state)) if state.is_ballot()) {
+            continue;
+        }
         tracing::warn!(group = group.0, "removing a Raft log that belongs to no replica");
         write.push(group, LogChange::Clean);
     }

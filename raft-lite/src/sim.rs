@@ -3,9 +3,9 @@
 //! It drives the very workers and appliers that the threads of a node drive, on
 //! in-memory logs that lose what was not synced, over a network that loses,
 //! delays, reorders and duplicates messages, with clocks that drift and processes
-//! that stand still, while replicas come and go and clients write and read. After
-//! each step the invariants in `sim/invariants` are checked. A failing seed fails
-//! again in the same way.
+//! that stand still, while replicas come and go, groups are split and merged, and
+//! clients write and read. After each step the invariants in `sim/invariants` are
+//! checked. A failing seed fails again in the same way.
 //!
 //! ```text
 //! cargo run --release -p raft-lite --example sim -- --seeds 1000 --from 1
@@ -16,10 +16,12 @@
 mod clients;
 mod climate;
 mod clock;
+mod controller;
 mod history;
 mod invariants;
 mod log;
 mod machine;
+mod meta;
 mod network;
 mod node;
 mod peace;
@@ -28,7 +30,7 @@ mod storm;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -36,16 +38,19 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use crate::{
-    clock::Clock,
     config::Config,
+    log_store::LogStore,
     membership::Membership,
-    types::{GroupId, NodeId, ReplicaId},
+    types::{GroupId, Index, NodeId, ReplicaId},
 };
 
+use clients::Look;
 use climate::Climate;
+use controller::{Controller, Mail};
 use history::History;
-use invariants::Invariants;
-use machine::Pool;
+use invariants::{Invariants, check_local_ownership};
+use machine::{Change, Event, Pool, Slot};
+use meta::Meta;
 use network::Network;
 use node::SimNode;
 
@@ -87,6 +92,28 @@ pub struct Summary {
     pub elections: u64,
     /// Crashes of nodes.
     pub crashes: u64,
+    /// Groups split.
+    pub splits: u64,
+    /// Groups absorbed.
+    pub merges: u64,
+    /// Merges begun and rolled back.
+    pub cancelled: u64,
+    /// Replicas of absorbed groups that went with a snapshot.
+    pub went_with_snapshot: u64,
+    /// Groups deleted.
+    pub deletions: u64,
+}
+
+impl Summary {
+    fn count(&mut self, change: &Change) {
+        match change {
+            Change::Split { .. } => self.splits += 1,
+            Change::Absorb { .. } => self.merges += 1,
+            Change::Cancel { .. } => self.cancelled += 1,
+            Change::Delete => self.deletions += 1,
+            Change::Prepare { .. } | Change::Freeze { .. } | Change::Unfreeze { .. } => {}
+        }
+    }
 }
 
 impl std::ops::AddAssign for Summary {
@@ -100,6 +127,11 @@ impl std::ops::AddAssign for Summary {
         self.snapshots += other.snapshots;
         self.elections += other.elections;
         self.crashes += other.crashes;
+        self.splits += other.splits;
+        self.merges += other.merges;
+        self.cancelled += other.cancelled;
+        self.went_with_snapshot += other.went_with_snapshot;
+        self.deletions += other.deletions;
     }
 }
 
@@ -115,9 +147,13 @@ pub fn run(seed: u64, options: Options) -> Summary {
     sim.storm(options.steps);
     sim.settle();
     sim.check_history();
+    sim.check_slots();
     sim.rest();
     sim.summary()
 }
+
+/// Slots there are, at the least; at least one for each group at the beginning.
+const FEWEST_SLOTS: Slot = 12;
 
 /// So much true time passes in a step, at most.
 const LONGEST_STEP: Duration = Duration::from_millis(10);
@@ -129,7 +165,19 @@ struct Sim {
     network: Arc<Mutex<Network>>,
     pool: Arc<Pool>,
     nodes: BTreeMap<NodeId, SimNode>,
+    /// The groups that have a replica somewhere.
     groups: Vec<GroupId>,
+    slots: Slot,
+    meta: Meta,
+    controllers: [Controller; 2],
+    mail: Vec<Mail>,
+    /// Leaders that the others confirmed, for a controller that looks at their state.
+    confirmed: Arc<parking_lot::Mutex<BTreeMap<GroupId, (NodeId, u64)>>>,
+    /// What `groups` was found from.
+    versions: BTreeMap<NodeId, u64>,
+    looks: Arc<parking_lot::Mutex<Vec<Look>>>,
+    /// Structural changes that took effect, by kind.
+    changed: BTreeSet<(GroupId, Index)>,
     history: Arc<parking_lot::Mutex<History>>,
     invariants: Invariants,
     next_command: u64,
@@ -154,6 +202,14 @@ impl Sim {
             pool: Arc::default(),
             nodes: BTreeMap::new(),
             groups: (1..=groups).map(GroupId).collect(),
+            slots: FEWEST_SLOTS.max(groups as Slot),
+            meta: Meta::new(groups),
+            controllers: Default::default(),
+            mail: Vec::new(),
+            confirmed: Arc::default(),
+            versions: BTreeMap::new(),
+            looks: Arc::default(),
+            changed: BTreeSet::new(),
             history: Arc::default(),
             invariants: Invariants::default(),
             next_command: 0,
@@ -168,11 +224,10 @@ impl Sim {
         let founders = (1..=nodes.min(climate.founders)).map(|id| (ReplicaId(id), NodeId(id)));
         let membership = Membership::of_voters(founders.collect());
         for id in (1..=nodes).map(NodeId) {
-            let node = SimNode::new(Arc::clone(&sim.pool), &mut sim.rng);
-            for group in &sim.groups {
-                if let Some(replica) = membership.replica_on(id) {
-                    node.machine.found(*group, replica, membership.clone());
-                }
+            let node = SimNode::new(id, Arc::clone(&sim.pool), &mut sim.rng);
+            for (number, group) in sim.groups.iter().enumerate() {
+                let slots = (number as Slot..sim.slots).step_by(groups as usize).collect();
+                node.machine.create(*group, (membership.clone(), slots), 0);
             }
             sim.nodes.insert(id, node);
         }
@@ -225,6 +280,8 @@ impl Sim {
     /// what came of it.
     fn step(&mut self) {
         self.advance();
+        self.control();
+        self.look();
         self.check();
     }
 
@@ -270,32 +327,50 @@ impl Sim {
 
     fn check(&mut self) {
         let mut elected = None;
+        let mut moved = false;
         for (id, node) in &self.nodes {
             for appended in node.log.take_appended() {
                 self.invariants.logs.check(*id, &appended);
             }
-            let now = node.clock.now();
-            for group in &self.groups {
-                let replica = node.machine.replica(*group);
-                self.invariants.destroyed.check(*id, *group, replica);
-                if let Some(replica) = replica
-                    && let Some(state) = node.log_state(*group)
-                {
-                    self.invariants.ballots.check(*id, *group, replica, &state);
+            for event in node.machine.take_events() {
+                match &event {
+                    Event::Changed(group, at, change) if self.changed.insert((*group, *at)) => {
+                        self.summary.count(change);
+                    }
+                    Event::WentWithSnapshot => self.summary.went_with_snapshot += 1,
+                    _ => {}
                 }
-                self.invariants.applied.check(*id, *group, &node.machine);
-                let Some((status, reads_locally)) = node.status(*group, now) else { continue };
-                assert_eq!(status.halted, None, "node {id} halted a replica of group {group}");
-                self.invariants.committed.check(*id, &status, &node.log);
-                if self.invariants.elections.check(*id, &status) {
-                    self.summary.elections += 1;
-                    elected = Some(*id);
-                    self.invariants.committed.check_leader(*id, &status, &node.log);
+                self.invariants.check_event((*id, &node.machine), event);
+            }
+            let version = node.machine.version();
+            if self.versions.insert(*id, version) != Some(version) {
+                moved = true;
+                self.invariants.destroyed.check(*id, &node.machine.replicas());
+                check_local_ownership(*id, &node.machine);
+            }
+            for group in node.log.groups() {
+                let replica = node.machine.replica(group);
+                let state = node.log_state(group).filter(|s| replica.is_some() || s.is_ballot());
+                if let Some(state) = state {
+                    self.invariants.ballots.check(*id, group, replica, &state);
                 }
-                self.invariants.leases.note(*id, &status, reads_locally);
+            }
+            for (group, _) in node.machine.replicas() {
+                self.invariants.applied.check(*id, group, &node.machine);
+            }
+            for group in node.groups() {
+                elected =
+                    self.invariants.check_running(*id, node, group).then_some(*id).or(elected);
             }
         }
+        self.summary.elections = self.invariants.elections.count();
         self.invariants.leases.check();
+        self.invariants.serving.end();
+        if moved {
+            let replicas = self.nodes.values().flat_map(|node| node.machine.replicas());
+            let groups: BTreeSet<GroupId> = replicas.map(|(group, _)| group).collect();
+            self.groups = groups.into_iter().collect();
+        }
         if let Some(leader) = elected
             && self.chance(self.climate.strike_elected)
         {

@@ -39,6 +39,10 @@ pub enum Startup {
 /// read).
 pub fn decide_startup(record: ReplicaRecord, log: Result<Option<LogState>, String>) -> Startup {
     let log = match log {
+        // Nothing but how it voted while it was not here.
+        Ok(Some(log)) if log.is_ballot() && !record.started => {
+            return create(record.applied, log.hard_state);
+        }
         Ok(Some(log)) => log,
         Ok(None) if !record.started => return create(record.applied, HardState::default()),
         Ok(None) => {
@@ -153,6 +157,21 @@ mod tests {
             panic!("the log is made anew");
         };
         assert_eq!(hard_state, HardState { commit: Index(21), ..found.hard_state });
+    }
+
+    #[test]
+    fn a_vote_given_before_a_replica_was_here_stays_given() {
+        let fresh = ReplicaRecord { started: false, ..record(5) };
+        let vote = Some(crate::types::ReplicaId(3));
+        let hard_state = HardState { term: Term(9), vote, commit: Index(0) };
+        let start = LogPosition::default();
+        let found = LogState { hard_state, start, last: start };
+        let Startup::Create { start, hard_state } = decide_startup(fresh, Ok(Some(found))) else {
+            panic!("the log is made anew");
+        };
+        assert_eq!((start, hard_state.term, hard_state.vote), (at(5), Term(9), vote));
+        let had_a_log = ReplicaRecord { started: true, ..fresh };
+        assert!(is_quarantined(decide_startup(had_a_log, Ok(Some(found)))));
     }
 
     #[test]

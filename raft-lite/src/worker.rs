@@ -9,6 +9,7 @@
 mod absent;
 mod births;
 mod input;
+mod votes;
 
 use std::{
     collections::BTreeMap,
@@ -361,7 +362,7 @@ impl Worker {
         self.next_tick = if on_time > now { on_time } else { now + interval };
         self.ticks += 1;
         self.tick_liveness();
-        self.expected.forget(now, 2 * self.parts.config.election_timeout());
+        self.expected.forget(now, self.parts.config.election_timeout());
         let awake = self.groups.iter().filter(|(_, slot)| !slot.group.is_asleep());
         let awake: Vec<GroupId> = awake.map(|(id, _)| *id).collect();
         for id in awake {

@@ -155,9 +155,15 @@ impl Group {
             ..Default::default()
         };
         let raft_change = self.membership.to_raft(change);
+        let pending = self.node.raft.pending_conf_index;
         match self.node.propose_conf_change(payload.encode_entry(), raft_change) {
             Ok(()) => Ok(self.last_position()),
-            Err(_) => Err(RequestError::Overloaded),
+            Err(_) => {
+                // raft-rs 0.7.0 takes it for pending although it is not in the log, and
+                // would refuse all later ones until something else is.
+                self.node.raft.pending_conf_index = pending;
+                Err(RequestError::Overloaded)
+            }
         }
     }
 

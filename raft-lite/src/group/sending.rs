@@ -12,6 +12,7 @@ use super::{Group, is_leader_contact};
 use crate::{
     message::{Envelope, RaftMessage},
     round::Round,
+    sim::planted::{self, Bug},
     types::{Index, ReplicaId},
 };
 
@@ -99,6 +100,9 @@ impl Group {
     /// Up to where this leader's log may have been read: what it applied, and what
     /// came before it led.
     pub(super) fn shown(&self) -> Index {
+        if planted::is(Bug::LeaseReadDuringUnappliedSplit) {
+            return Index(u64::MAX);
+        }
         self.shared.applied().max(self.shared.lead_start())
     }
 

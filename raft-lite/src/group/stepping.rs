@@ -20,6 +20,26 @@ impl Group {
         !self.is_sole_voter() && now < self.last_contact + self.election_timeout
     }
 
+    /// The replica never was here before: it has promised nothing to anybody, and need
+    /// not wait before it votes or stands for election.
+    pub(crate) fn open_gate(&mut self) {
+        self.last_contact = self.now.saturating_sub(self.election_timeout);
+    }
+
+    /// The replica goes out of service, and may come back: it leads nobody any more.
+    pub(crate) fn resign(&mut self) {
+        let raft = &mut self.node.raft;
+        raft.become_follower(raft.term, raft::INVALID_ID);
+        self.after_step();
+    }
+
+    /// Stands for election at once.
+    pub(crate) fn campaign(&mut self) -> Result<(), GroupError> {
+        self.node.campaign()?;
+        self.after_step();
+        Ok(())
+    }
+
     /// Steps a message from another replica.
     pub(crate) fn step(
         &mut self,

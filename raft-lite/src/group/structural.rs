@@ -101,7 +101,10 @@ impl Group {
                 self.advance_applied(Index(applied.index.0 - 1));
                 match &applied.change {
                     Some(change) => self.take_up_members(change, applied.epoch)?,
-                    None => self.shared.set_epoch(applied.epoch),
+                    None => {
+                        self.shared.set_epoch(applied.epoch);
+                        self.node.mut_store().outdate_snapshot(applied.index);
+                    }
                 }
                 self.epoch = applied.epoch;
                 self.advance_applied(applied.index);

@@ -1,12 +1,20 @@
 //! Clients that write and read, and an operator who changes members and moves
 //! leaders.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
 use rand::Rng;
 
-use super::{Sim, history::How, pick};
+use super::{
+    Sim,
+    history::{How, Operation},
+    machine::{Place, Slot},
+    pick,
+};
 use crate::{
     clock::Clock,
     entry::Command,
@@ -14,7 +22,7 @@ use crate::{
     membership::{Membership, MembershipChange, NewReplica},
     proposal::{
         Budget, Change, PendingChange, PendingProposal, PendingRead, PendingReply, ProposalReply,
-        RequestError,
+        ReadReply, RequestError,
     },
     shared::{GroupStatus, Role},
     state_machine::CommandOutcome,
@@ -22,13 +30,41 @@ use crate::{
     worker::Input,
 };
 
+/// A read that is half done.
+pub(super) struct Look {
+    operation: Operation,
+    /// Which start of the node it belongs to.
+    start: u64,
+    how: How,
+    /// What it saw, if the lease is still to be looked at; else the state is.
+    place: Option<Place>,
+}
+
 impl Sim {
     pub(super) fn random_group(&mut self) -> GroupId {
+        if self.groups.is_empty() {
+            // The last one was deleted, and its successor is not there yet.
+            return GroupId(self.rng.random_range(1..=self.meta.groups()));
+        }
         *pick(&mut self.rng, &self.groups)
     }
 
+    fn random_slot(&mut self) -> Slot {
+        self.rng.random_range(0..self.slots)
+    }
+
+    /// A group that a slot belongs to, as some node knows.
+    fn believed_owner(&mut self, slot: Slot) -> GroupId {
+        let owners = self.nodes.values().filter_map(|node| node.machine.owner(slot));
+        let owners: BTreeSet<GroupId> = owners.collect();
+        if owners.is_empty() || self.chance(0.02) {
+            return self.random_group();
+        }
+        *pick(&mut self.rng, &owners.into_iter().collect::<Vec<_>>())
+    }
+
     /// Gives a node an input, if it is at work.
-    fn hand(&mut self, node: NodeId, input: Input) {
+    pub(super) fn hand(&mut self, node: NodeId, input: Input) {
         let node = self.nodes.get_mut(&node).unwrap();
         if node.is_at_work()
             && let Some(running) = node.running.as_mut()
@@ -47,32 +83,42 @@ impl Sim {
 
     /// Proposes a command with a number of its own, mostly where the leader is.
     pub(super) fn propose(&mut self) {
-        let group = self.random_group();
+        let slot = self.random_slot();
+        let group = self.believed_owner(slot);
         let node = match self.leader(group) {
             Some((leader, _)) if self.rng.random_bool(0.8) => leader,
             _ => self.random_node(),
         };
-        self.write(group, node);
+        self.write_slot(slot, group, node);
     }
 
-    /// Proposes a command at a node.
+    /// Proposes a command at a node, for a slot that its group owns there.
+    #[cfg(test)]
     pub(super) fn write(&mut self, group: GroupId, node: NodeId) {
+        let record = self.nodes[&node].machine.record(group).unwrap();
+        let slots: Vec<Slot> = record.slots.into_iter().collect();
+        let slot = *pick(&mut self.rng, &slots);
+        self.write_slot(slot, group, node);
+    }
+
+    fn write_slot(&mut self, slot: Slot, group: GroupId, node: NodeId) {
         let number = self.next_command;
         self.next_command += 1;
         let history = Arc::clone(&self.history);
-        let began = history.lock().begin(group);
+        let operation = history.lock().begin(slot, group, node);
         let reply = Box::new(move |result: Result<Vec<CommandOutcome>, RequestError>| {
             let mut history = history.lock();
             match result.as_deref() {
-                Ok([CommandOutcome::Applied(index)]) => {
-                    let index = u64::from_be_bytes(index.as_ref().try_into().unwrap());
-                    history.wrote(group, began, number, Index(index));
+                Ok([CommandOutcome::Applied(place)]) => {
+                    history.wrote(operation, number, Place::decode(place.clone()));
                 }
+                Ok([CommandOutcome::Rejected(_)]) => history.rejected += 1,
                 Ok(other) => panic!("command {number} had the outcomes {other:?}"),
                 Err(_) => history.refused += 1,
             }
         });
         let command = Command {
+            slot,
             payload: Bytes::copy_from_slice(&number.to_be_bytes()),
             ..Default::default()
         };
@@ -85,27 +131,65 @@ impl Sim {
 
     /// Asks for a linearizable read at some node.
     pub(super) fn read(&mut self) {
-        let (group, id) = (self.random_group(), self.random_node());
+        let (slot, id) = (self.random_slot(), self.random_node());
+        let group = self.believed_owner(slot);
         let node = &self.nodes[&id];
         if !node.is_at_work() {
             return;
         }
-        let began = self.history.lock().begin(group);
-        // The state is taken first and the clock looked at after.
+        let operation = self.history.lock().begin(slot, group, id);
         let Some((status, reads_locally)) = node.status(group, node.clock.now()) else { return };
+        let start = node.starts;
         if reads_locally {
-            let mut history = self.history.lock();
-            return history.read(group, began, id, How::Lease, status.applied);
+            // The state is taken first, and the clock looked at some time after.
+            if let Some(place) = node.machine.look(group, slot, false) {
+                let look = Look { operation, start, how: How::Lease, place: Some(place) };
+                self.looks.lock().push(look);
+            }
+            return;
         }
         let how = if status.role == Role::Leader { How::Leader } else { How::Follower };
-        let history = Arc::clone(&self.history);
+        let looks = Arc::clone(&self.looks);
         let reply = Box::new(move |result: Result<Index, RequestError>| {
-            if let Ok(index) = result {
-                history.lock().read(group, began, id, how, index);
+            if result.is_ok() {
+                looks.lock().push(Look { operation, start, how, place: None });
             }
         });
+        self.ask(group, id, reply);
+    }
+
+    /// Asks a node from when on its state may be read.
+    pub(super) fn ask(&mut self, group: GroupId, node: NodeId, reply: ReadReply) {
         let permit = Budget::new(1 << 20).take(1).unwrap();
-        self.hand(id, Input::Read(group, PendingRead::new(reply, permit)));
+        self.hand(node, Input::Read(group, PendingRead::new(reply, permit)));
+    }
+
+    /// Goes on with reads, some of them: with the clock, or with the state.
+    pub(super) fn look(&mut self) {
+        let looks = std::mem::take(&mut *self.looks.lock());
+        for look in looks {
+            let (operation, node) = (look.operation, &self.nodes[&look.operation.node]);
+            if node.starts != look.start {
+                continue;
+            }
+            if !node.is_at_work() || self.rng.random_bool(0.3) {
+                self.looks.lock().push(look);
+                continue;
+            }
+            let now = node.clock.now();
+            let place = match look.how {
+                How::Lease => {
+                    let is_valid = node.status(operation.group, now).is_some_and(|(_, can)| can);
+                    look.place.filter(|_| is_valid)
+                }
+                How::Leader | How::Follower => {
+                    node.machine.look(operation.group, operation.slot, true)
+                }
+            };
+            if let Some(place) = place {
+                self.history.lock().read(operation, look.how, place);
+            }
+        }
     }
 
     /// Asks a random voter to take over from a leader.
@@ -197,6 +281,6 @@ impl Sim {
     }
 }
 
-fn pending(reply: ProposalReply) -> PendingReply {
+pub(super) fn pending(reply: ProposalReply) -> PendingReply {
     PendingReply::new(reply, Budget::new(1 << 20).take(1).unwrap())
 }

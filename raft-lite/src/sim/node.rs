@@ -42,6 +42,10 @@ pub(super) struct SimNode {
     is_paused: bool,
     /// How likely the node is to come to a round in a step.
     pub(super) speed: f64,
+    /// How likely it is to come to what was put aside.
+    pub(super) aside_speed: f64,
+    /// How often it was started.
+    pub(super) starts: u64,
 }
 
 pub(super) struct Running {
@@ -71,15 +75,17 @@ impl Running {
 pub(super) struct Crash;
 
 impl SimNode {
-    pub(super) fn new(pool: Arc<Pool>, rng: &mut SmallRng) -> Self {
+    pub(super) fn new(id: NodeId, pool: Arc<Pool>, rng: &mut SmallRng) -> Self {
         SimNode {
             log: Arc::default(),
-            machine: Arc::new(SimMachine::new(pool)),
+            machine: Arc::new(SimMachine::new(id, pool)),
             clock: Arc::new(SimClock::new(rng.random_range(-MOST_DRIFT_PPM..=MOST_DRIFT_PPM))),
             running: None,
             paused_until: Duration::ZERO,
             is_paused: false,
             speed: 0.95,
+            aside_speed: 0.5,
+            starts: 0,
         }
     }
 
@@ -87,6 +93,7 @@ impl SimNode {
         let (runnable, quarantined) = prepare_logs(&*self.log, self.machine.descriptors()).unwrap();
         assert!(quarantined.is_empty(), "a crash must not damage a replica: {quarantined:?}");
         self.machine.note_started();
+        self.starts += 1;
         let registry = Arc::<Registry>::default();
         let (sender, inputs) = channel();
         let to_applier = sender.clone();
@@ -176,7 +183,7 @@ impl SimNode {
         let count = rng.random_range(0..=running.queue.len());
         let tasks = running.queue.drain(..count).collect();
         running.applier.run(tasks, |task| running.aside.push_back(task));
-        while rng.random_bool(0.5)
+        while rng.random_bool(self.aside_speed)
             && let Some(task) = running.aside.pop_front()
         {
             running.applier.run_long(task);
@@ -198,6 +205,11 @@ impl SimNode {
     pub(super) fn leads_settled(&self, group: GroupId) -> bool {
         let running = self.running.as_ref();
         running.and_then(|r| r.registry.with(group, GroupShared::leads_settled)).unwrap_or(false)
+    }
+
+    /// The groups that have a replica at work here.
+    pub(super) fn groups(&self) -> Vec<GroupId> {
+        self.running.as_ref().map_or(Vec::new(), |running| running.registry.groups())
     }
 
     pub(super) fn statuses(&self, groups: &[GroupId]) -> Vec<GroupStatus> {

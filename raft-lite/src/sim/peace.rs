@@ -1,13 +1,19 @@
 //! After the storm: the cluster heals, settles, and is found to hold what it should.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use super::Sim;
+use super::{
+    Sim,
+    machine::{Place, Record, Slot},
+};
 use crate::{
     clock::Clock,
     membership::Membership,
     shared::GroupStatus,
-    types::{INITIAL_POSITION, NodeId, ReplicaId},
+    types::{GroupId, INITIAL_POSITION, NodeId, ReplicaId},
 };
 
 /// Steps after which a healed cluster must have settled.
@@ -17,6 +23,10 @@ impl Sim {
     /// Runs without faults until every member of every group applied the same.
     pub(super) fn settle(&mut self) {
         self.climate.reboot_asked = 0.0;
+        self.climate.control = 0.5;
+        self.climate.control_crash = 0.0;
+        self.climate.control_reads = 1.0;
+        self.climate.mail_again = 0.0;
         self.crashes = 0.0;
         self.network.lock().unwrap().heal();
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
@@ -24,6 +34,7 @@ impl Sim {
             let node = self.nodes.get_mut(&id).unwrap();
             node.pause_until(Duration::ZERO);
             node.speed = 0.95;
+            node.aside_speed = 0.5;
             if node.running.is_none() {
                 self.start(id);
             }
@@ -50,6 +61,13 @@ impl Sim {
             for status in node.statuses(&self.groups) {
                 picture += &format!("node {id}: {}\n", line(&status));
             }
+            for (group, _) in node.machine.replicas() {
+                let shard = node.machine.with_record(group, Record::line).unwrap_or_default();
+                picture += &format!("node {id}: group {group} {shard}\n");
+            }
+        }
+        for operation in self.meta.open() {
+            picture += &format!("{operation:?}\n");
         }
         picture
     }
@@ -90,58 +108,94 @@ impl Sim {
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.groups.iter().all(|group| {
-            let mut statuses = BTreeMap::new();
-            let mut leads = false;
-            for (id, node) in &self.nodes {
-                if let Some((status, _)) = node.status(*group, node.clock.now()) {
-                    statuses.insert(*id, status);
-                    leads |= node.leads_settled(*group);
+        self.meta.open().next().is_none()
+            && self.mail.is_empty()
+            && self.groups.iter().all(|group| {
+                let mut statuses = BTreeMap::new();
+                let mut leads = false;
+                for (id, node) in &self.nodes {
+                    if let Some((status, _)) = node.status(*group, node.clock.now()) {
+                        statuses.insert(*id, status);
+                        leads |= node.leads_settled(*group);
+                    }
                 }
-            }
-            // A new leader's log may hold more than it knows to be committed.
-            let Some(first) = statuses.values().max_by_key(|status| status.epoch).filter(|_| leads)
-            else {
-                return false;
-            };
-            let members = first.membership.members();
-            let nodes = members.values().copied().collect::<std::collections::BTreeSet<_>>();
-            let holders =
-                self.nodes.iter().filter(|(_, node)| node.machine.replica(*group).is_some());
-            !first.membership.is_joint()
-                && nodes.iter().copied().eq(holders.map(|(id, _)| *id))
-                && first.applied > INITIAL_POSITION.index
-                && nodes.iter().eq(statuses.keys())
-                && statuses.values().all(|s| {
-                    s.leader == first.leader
-                        && s.applied == first.applied
-                        && s.commit == s.applied
-                        && s.membership == first.membership
-                })
-        })
+                // A new leader's log may hold more than it knows to be committed.
+                let Some(first) =
+                    statuses.values().max_by_key(|status| status.epoch).filter(|_| leads)
+                else {
+                    return false;
+                };
+                let members = first.membership.members();
+                let nodes = members.values().copied().collect::<BTreeSet<_>>();
+                let holders =
+                    self.nodes.iter().filter(|(_, node)| node.machine.replica(*group).is_some());
+                !first.membership.is_joint()
+                    && nodes.iter().copied().eq(holders.map(|(id, _)| *id))
+                    && first.applied > INITIAL_POSITION.index
+                    && nodes.iter().eq(statuses.keys())
+                    && statuses.values().all(|s| {
+                        s.leader == first.leader
+                            && s.applied == first.applied
+                            && s.commit == s.applied
+                            && s.membership == first.membership
+                    })
+            })
     }
 
-    /// What was acknowledged is on every member, once.
+    /// What was acknowledged took effect once, and every member applied the same.
     pub(super) fn check_history(&self) {
         let history = self.history.lock();
-        for (group, acknowledged) in &history.acknowledged {
-            let mut places: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
-            for (position, numbers) in self.invariants.applied.all(*group) {
-                for number in numbers {
-                    places.entry(number).or_default().push(position.index.0);
-                }
-            }
-            for (number, index) in acknowledged {
+        let mut places: BTreeMap<u64, Vec<(Slot, Place)>> = BTreeMap::new();
+        for (slot, place, number) in self.invariants.slots.all() {
+            places.entry(number).or_default().push((slot, place));
+        }
+        for (slot, acknowledged) in &history.acknowledged {
+            for (number, place) in acknowledged {
                 assert_eq!(
                     places.get(number),
-                    Some(&vec![index.0]),
-                    "where command {number} of group {group} took effect"
+                    Some(&vec![(*slot, *place)]),
+                    "where command {number} took effect"
                 );
             }
+        }
+        for group in &self.groups {
             for node in self.nodes.values().filter(|node| node.machine.replica(*group).is_some()) {
                 let applied = node.machine.applied(*group);
                 assert!(applied.into_iter().eq(self.invariants.applied.all(*group)));
             }
+        }
+    }
+
+    /// Every slot has one owner, whose replicas all hold the same, and nobody else holds
+    /// anything of it. What it holds is what took effect.
+    pub(super) fn check_slots(&self) {
+        let mut writes: BTreeMap<Slot, BTreeMap<Place, u64>> = BTreeMap::new();
+        for (slot, place, number) in self.invariants.slots.all() {
+            writes.entry(slot).or_default().insert(place, number);
+        }
+        for slot in 0..self.slots {
+            let owners: Vec<_> =
+                self.nodes.iter().map(|(id, n)| (*id, n.machine.owner(slot))).collect();
+            let groups: BTreeSet<GroupId> = owners.iter().filter_map(|(_, group)| *group).collect();
+            assert_eq!(groups.len(), 1, "slot {slot} belongs to {groups:?}");
+            let mut contents = Vec::new();
+            for (id, owner) in owners {
+                let machine = &self.nodes[&id].machine;
+                if owner.is_some() {
+                    contents.push(machine.content(slot));
+                } else {
+                    let left = machine.slots_with_data();
+                    assert!(!left.contains(&slot), "node {id} kept data of slot {slot}");
+                }
+            }
+            let content = &contents[0];
+            assert!(contents.iter().all(|other| other == content), "slot {slot}: {contents:?}");
+            let of_slot = writes.remove(&slot).unwrap_or_default().into_iter();
+            let last = of_slot.filter(|(place, _)| place.generation == content.generation);
+            assert!(
+                last.map(|(_, number)| number).eq(content.writes.iter().map(|write| write.0)),
+                "slot {slot} lost what it had"
+            );
         }
     }
 }

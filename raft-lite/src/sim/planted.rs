@@ -24,11 +24,22 @@ pub(crate) enum Bug {
     StaleMembershipInSnapshot,
     /// A replica that was destroyed is made again by a message that comes late.
     DestroyedReplicaComesBack,
+    /// A leader shows others what it has not applied: one of them may bear a group that
+    /// serves what the leader, which reads by its lease, still takes for its own.
+    LeaseReadDuringUnappliedSplit,
+    /// A frozen group is read, if the others confirmed the index.
+    ReadIndexOnFrozenSource,
+    /// An absorb takes effect although its merge was cancelled.
+    AbsorbAfterCancel,
+    /// A source is removed once the target's leader has absorbed it.
+    SourceDestroyedBeforeAbsorb,
+    /// A snapshot is installed while another replica owns what it covers.
+    TwoLocalOwners,
 }
 
 #[cfg(test)]
 impl Bug {
-    pub(super) const ALL: [Bug; 10] = [
+    pub(super) const ALL: [Bug; 15] = [
         Bug::LeaseFromAcknowledgement,
         Bug::LeaseKeptThroughPause,
         Bug::VoteRightAfterRestart,
@@ -39,6 +50,11 @@ impl Bug {
         Bug::OldMembershipAfterRestart,
         Bug::StaleMembershipInSnapshot,
         Bug::DestroyedReplicaComesBack,
+        Bug::LeaseReadDuringUnappliedSplit,
+        Bug::ReadIndexOnFrozenSource,
+        Bug::AbsorbAfterCancel,
+        Bug::SourceDestroyedBeforeAbsorb,
+        Bug::TwoLocalOwners,
     ];
 }
 

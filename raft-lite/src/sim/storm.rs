@@ -31,6 +31,15 @@ impl Sim {
             if self.chance(climate.transfer) {
                 self.transfer();
             }
+            if self.chance(climate.split) {
+                self.split();
+            }
+            if self.chance(climate.merge) {
+                self.merge();
+            }
+            if self.chance(climate.delete) {
+                self.delete();
+            }
             if self.chance(climate.crash) {
                 let node = self.random_node();
                 self.crash(node);
@@ -69,7 +78,7 @@ impl Sim {
 
     /// Makes the network and the disks as bad as chance will have it.
     pub(super) fn disturb(&mut self) {
-        let Climate { loss, crash_in_round, .. } = self.climate;
+        let Climate { loss, crash_in_round, slowest_aside, .. } = self.climate;
         self.crashes = crash_in_round * pick(&mut self.rng, &[0.0, 0.25, 1.0]);
         self.is_busy = self.chance(0.7);
         let mut network = self.network.lock().unwrap();
@@ -79,6 +88,7 @@ impl Sim {
         drop(network);
         for node in self.nodes.values_mut() {
             node.speed = *pick(&mut self.rng, &[0.95, 0.95, 0.95, 0.3]);
+            node.aside_speed = *pick(&mut self.rng, &[0.5, slowest_aside]);
         }
     }
 

@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+mod shards;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
@@ -21,6 +23,15 @@ const CALM: Climate = Climate {
     read: 0.0,
     change_members: 0.0,
     transfer: 0.0,
+    split: 0.0,
+    merge: 0.0,
+    delete: 0.0,
+    control: 0.3,
+    control_crash: 0.0,
+    control_reads: 0.2,
+    control_cancels: 0.0,
+    control_wavers: 0.0,
+    mail_again: 0.0,
     crash: 0.0,
     reboot: 0.0,
     reboot_asked: 0.0,
@@ -29,6 +40,7 @@ const CALM: Climate = Climate {
     strike_elected: 0.0,
     pause: 0.0,
     disturb: 0.0,
+    slowest_aside: 0.5,
     loss: 0.0,
     crash_in_round: 0.0,
     max_message_bytes: 64,
@@ -109,6 +121,9 @@ fn planted_bugs_are_found() {
         let storm = |seed| match bug {
             Bug::OldTermCommittedByCounting => strike_leaders(seed),
             Bug::DestroyedReplicaComesBack => churn_members(seed),
+            Bug::ReadIndexOnFrozenSource | Bug::AbsorbAfterCancel => {
+                shards::shuffle_shards(seed);
+            }
             _ => drop(run(seed, Options::default())),
         };
         let finds = |seed: &u64| catch_unwind(AssertUnwindSafe(|| storm(*seed))).is_err();

@@ -3,7 +3,8 @@
 //!
 //! For them a worker speaks without promising anything: it says that the replica is
 //! alive, so that the leader offers it a snapshot and waits for it to be installed.
-//! It gives no vote, acknowledges no entry and confirms no read.
+//! It acknowledges no entry and confirms no read, and gives no vote but for a replica
+//! that never was here (`votes.rs`).
 //!
 //! A replica is made only as a learner, unless the node has never lost anything: a
 //! voter that is not here has lost what it voted for and acknowledged, and must not come
@@ -70,6 +71,11 @@ impl Absentees {
         self.answers.extend(messages);
     }
 
+    /// Whether an applier has the group's replica in its hands.
+    pub(super) fn has(&self, group: GroupId) -> bool {
+        self.installing.contains_key(&group) || self.destroying.contains_key(&group)
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.tasks.is_empty() && self.answers.is_empty()
     }
@@ -95,13 +101,17 @@ impl Worker {
             return;
         }
         let now = self.parts.clock.now();
+        let timeout = self.parts.config.election_timeout();
         if message.asks_for_vote() && !is_replaced {
+            if self.expected.is_overdue(id, now, timeout) && self.parts.state_machine.never_lost(id)
+            {
+                self.vote_for_absent(from, &message);
+            }
             return self.expected.keep_vote(from, message, now);
         }
-        let patience = self.parts.config.election_timeout();
         if message.appends_after(INITIAL_POSITION.index)
             && !is_replaced
-            && self.expected.may_be_born(id, now, patience)
+            && self.expected.may_be_born(id, now, timeout)
         {
             return;
         }
@@ -121,11 +131,6 @@ impl Worker {
         let members = &snapshot.membership;
         members.learners.contains_key(&replica)
             || (members.node_of(replica).is_some() && self.parts.state_machine.never_lost(id))
-    }
-
-    /// Whether an applier has the group's replica in its hands.
-    pub(super) fn is_being_installed(&self, id: GroupId) -> bool {
-        self.absent.installing.contains_key(&id)
     }
 
     /// Whether the replica was here and was destroyed, or is being.
@@ -180,7 +185,7 @@ impl Worker {
             }
             // It may have been destroyed while the data was on its way.
             None if self.is_gone(id, replica) || self.parts.registry.get(id).is_some() => None,
-            None => Some(HardState::default()),
+            None => Some(self.ballot(id)),
         };
         let Some(before) = hard_state else {
             self.parts.state_machine.discard_fetched(&fetched);

@@ -16,8 +16,13 @@ use crate::{
     log_store::{Durability, LogChange, LogState},
     message::RaftMessage,
     startup::first_hard_state,
-    types::{GroupId, HardState, NodeId, ReplicaId},
+    types::{GroupId, NodeId, ReplicaId},
 };
+
+/// Election timeouts after which a group that is not heard of is forgotten, and after
+/// which a replica is not expected to be born any more, so that it votes without.
+const TIMEOUTS_TO_FORGET: u32 = 4;
+const TIMEOUTS_TO_VOTE: u32 = 2;
 
 /// Groups without a replica here of which something is remembered.
 const MOST_EXPECTED: usize = 1024;
@@ -55,22 +60,24 @@ impl Expected {
         }
     }
 
+    /// Whether votes were asked of a replica for so long that it will hardly be born.
+    pub(super) fn is_overdue(&self, group: GroupId, now: BootTime, timeout: BootTime) -> bool {
+        let heard = self.groups.get(&group);
+        heard.is_some_and(|heard| now >= heard.first + timeout * TIMEOUTS_TO_VOTE)
+    }
+
     /// A leader takes the replica for one with an empty log. Whether it can go on doing
     /// so for now, because the replica may be about to be born with one.
-    pub(super) fn may_be_born(
-        &mut self,
-        group: GroupId,
-        now: BootTime,
-        patience: BootTime,
-    ) -> bool {
-        self.note(group, now).is_some_and(|heard| now < heard.first + patience)
+    pub(super) fn may_be_born(&mut self, group: GroupId, now: BootTime, timeout: BootTime) -> bool {
+        self.note(group, now).is_some_and(|heard| now < heard.first + timeout)
     }
 
     /// Forgets what is too old to be of use.
-    pub(super) fn forget(&mut self, now: BootTime, patience: BootTime) {
+    pub(super) fn forget(&mut self, now: BootTime, timeout: BootTime) {
         self.groups.retain(|_, heard| {
-            heard.vote.take_if(|(came, ..)| now >= *came + patience);
-            now < heard.last + patience
+            // Whoever asked has given up by then.
+            heard.vote.take_if(|(came, ..)| now >= *came + 2 * timeout);
+            now < heard.last + timeout * TIMEOUTS_TO_FORGET
         });
     }
 
@@ -86,12 +93,12 @@ impl Worker {
     pub(super) fn born(&mut self, birth: Birth) {
         let Birth { descriptor, leads_parent } = birth;
         let (id, replica) = (descriptor.group, descriptor.replica);
-        let is_here = self.parts.registry.get(id).is_some() || self.is_being_installed(id);
+        let is_here = self.parts.registry.get(id).is_some() || self.absent.has(id);
         if is_here || self.is_gone(id, replica) {
             return;
         }
         let start = descriptor.record.applied;
-        let hard_state = first_hard_state(start, HardState::default());
+        let hard_state = first_hard_state(start, self.ballot(id));
         if !self.write(id, LogChange::Create { start, hard_state }, Durability::Synced) {
             return;
         }
@@ -122,7 +129,7 @@ impl Worker {
         }
         // One that is being given a snapshot is looked at once that has ended.
         let halted = self.parts.registry.get(id).filter(|shared| shared.replica == replica);
-        if halted.is_some() && !self.groups.contains_key(&id) && !self.is_being_installed(id) {
+        if halted.is_some() && !self.groups.contains_key(&id) && !self.absent.has(id) {
             self.forget_replica(id);
         }
     }
@@ -137,7 +144,7 @@ mod tests {
     use super::*;
     use crate::message::Envelope;
 
-    const PATIENCE: BootTime = Duration::from_secs(1);
+    const TIMEOUT: BootTime = Duration::from_secs(1);
 
     fn request(group: u64, term: u64) -> RaftMessage {
         let mut message = eraftpb::Message { to: 2, from: 1, term, ..Default::default() };
@@ -155,16 +162,27 @@ mod tests {
         for (term, millis) in [(6, 0), (8, 10), (7, 20), (8, 30)] {
             expected.keep_vote(NodeId(millis), request(1, term), at(millis));
         }
-        expected.forget(at(1029), PATIENCE);
+        expected.forget(at(2029), TIMEOUT);
         let (from, kept) = expected.take(GroupId(1)).unwrap();
         assert_eq!((from, kept.term().0), (NodeId(30), 8));
         assert_eq!(expected.take(GroupId(1)), None, "it is given once");
 
         expected.keep_vote(NodeId(1), request(1, 6), at(0));
-        assert!(expected.may_be_born(GroupId(1), at(900), PATIENCE));
-        expected.forget(at(1000), PATIENCE);
-        assert!(!expected.may_be_born(GroupId(1), at(1000), PATIENCE), "first heard at 0");
+        expected.forget(at(2000), TIMEOUT);
         assert_eq!(expected.take(GroupId(1)), None);
+    }
+
+    #[test]
+    fn a_replica_is_expected_for_a_while_after_its_group_was_first_heard_of() {
+        let (mut expected, group) = (Expected::default(), GroupId(1));
+        expected.keep_vote(NodeId(1), request(1, 6), at(0));
+        assert!(expected.may_be_born(group, at(900), TIMEOUT));
+        assert!(!expected.may_be_born(group, at(1000), TIMEOUT));
+        assert!(!expected.is_overdue(group, at(1900), TIMEOUT));
+        expected.forget(at(4900), TIMEOUT);
+        assert!(expected.is_overdue(group, at(2000), TIMEOUT));
+        expected.forget(at(5000), TIMEOUT);
+        assert!(!expected.is_overdue(group, at(5000), TIMEOUT));
     }
 
     #[test]
@@ -175,8 +193,8 @@ mod tests {
         }
         assert_eq!(expected.groups.len(), MOST_EXPECTED);
         let late = GroupId(MOST_EXPECTED as u64);
-        assert!(!expected.may_be_born(late, at(0), PATIENCE));
-        expected.forget(at(1000), PATIENCE);
+        assert!(!expected.may_be_born(late, at(0), TIMEOUT));
+        expected.forget(at(4000), TIMEOUT);
         assert!(expected.groups.is_empty());
     }
 }

@@ -13,6 +13,11 @@ pub(in crate::sim) struct ElectionSafety {
 }
 
 impl ElectionSafety {
+    /// Leaders there were.
+    pub(in crate::sim) fn count(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+
     /// Returns whether the leader was not seen before.
     pub(in crate::sim) fn check(&mut self, node: NodeId, status: &GroupStatus) -> bool {
         if status.role != Role::Leader {

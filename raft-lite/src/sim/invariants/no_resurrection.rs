@@ -12,25 +12,21 @@ pub(in crate::sim) struct NoResurrection {
 }
 
 impl NoResurrection {
-    pub(in crate::sim) fn check(
-        &mut self,
-        node: NodeId,
-        group: GroupId,
-        replica: Option<ReplicaId>,
-    ) {
-        let Some(replica) = replica else {
-            if let Some((_, is_there)) = self.seen.get_mut(&(node, group)) {
-                *is_there = false;
+    /// To be called with all replicas of a node when one came or went.
+    pub(in crate::sim) fn check(&mut self, node: NodeId, replicas: &[(GroupId, ReplicaId)]) {
+        for (group, replica) in replicas {
+            let before = self.seen.insert((node, *group), (*replica, true));
+            if let Some((last, was_there)) = before {
+                let is_fresh = *replica > last || (*replica == last && was_there);
+                assert!(
+                    is_fresh,
+                    "node {node} has replica {replica} of group {group} again, after {last} was \
+                     destroyed"
+                );
             }
-            return;
-        };
-        let before = self.seen.insert((node, group), (replica, true));
-        if let Some((last, was_there)) = before {
-            let is_fresh = replica > last || (replica == last && was_there);
-            assert!(
-                is_fresh,
-                "node {node} has replica {replica} of group {group} again, after {last} was destroyed"
-            );
+        }
+        for ((on, group), (last, is_there)) in &mut self.seen {
+            *is_there &= *on != node || replicas.contains(&(*group, *last));
         }
     }
 }
