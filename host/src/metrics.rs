@@ -209,21 +209,21 @@ impl Metrics {
                 }
                 let _ = self.durations.remove_label_values(&[op, &name]);
             }
-            for gauges in [&self.terms, &self.commits, &self.applied, &self.asleep] {
-                let _ = gauges.remove_label_values(&[&name]);
-            }
+            self.set_raft(&name, None);
         }
     }
 
-    /// Notes the progress of a shard's replica.
-    pub fn set_raft(&self, shard: &str, status: &GroupStatus) {
-        let set = |gauges: &IntGaugeVec, value: u64| {
-            gauges.with_label_values(&[shard]).set(value.cast_signed());
+    /// Notes the progress of a shard's replica; nothing is shown of one that is not here.
+    pub fn set_raft(&self, shard: &str, status: Option<&GroupStatus>) {
+        let set = |gauges: &IntGaugeVec, value: Option<u64>| match value {
+            Some(value) => gauges.with_label_values(&[shard]).set(value.cast_signed()),
+            // One that was never shown can not be removed.
+            None => drop(gauges.remove_label_values(&[shard])),
         };
-        set(&self.terms, status.term.0);
-        set(&self.commits, status.commit.0);
-        set(&self.applied, status.applied.0);
-        set(&self.asleep, u64::from(status.asleep));
+        set(&self.terms, status.map(|status| status.term.0));
+        set(&self.commits, status.map(|status| status.commit.0));
+        set(&self.applied, status.map(|status| status.applied.0));
+        set(&self.asleep, status.map(|status| u64::from(status.asleep)));
     }
 
     /// The balancer began an operation.

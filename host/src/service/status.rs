@@ -203,9 +203,7 @@ impl Service {
     /// Brings the gauges up to date and gives all metrics as Prometheus text.
     pub fn metrics_text(&self) -> String {
         for route in self.table().shards() {
-            if let Some(status) = self.raft.status(route.group) {
-                self.metrics.set_raft(&route.name, &status);
-            }
+            self.metrics.set_raft(&route.name, self.raft.status(route.group).as_ref());
         }
         for peer in self.network.peers() {
             self.metrics.set_peer(&peer.node_id, peer.connected, peer.dropped_messages);

@@ -317,3 +317,22 @@ async fn shards_that_sleep_are_changed_as_well() {
     }
     check(&cluster, &data).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_shows_no_figures_of_replicas_that_left_it() {
+    let mut cluster = ClusterOptions::new().node(NodeOptions::new().shards(1)).start();
+    stop_balancer(&cluster);
+    cluster.join(0);
+    cluster.wait_until_ready();
+    let shown = |place: usize| {
+        let metrics = cluster.request(place, "GET", "/metrics", "").text();
+        metrics.contains(r#"raftkv_raft_term{shard="shard_0"}"#)
+    };
+    assert_eq!([0, 1, 2, 3].map(shown), [true, true, true, false]);
+    let body = r#"{"from":"node1","to":"node4"}"#;
+    done(&cluster, 0, "POST", "/admin/shard/shard_0/migrate", body);
+    eventually("the replica's figures to go with it", OVER_WITHIN, async || {
+        ([0, 1, 2, 3].map(shown) == [false, true, true, true]).then_some(())
+    })
+    .await;
+}

@@ -30,10 +30,17 @@ const ATTEMPTS: u64 = 8;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks at whether all replicas are frozen.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// What is waited for once the target has taken the source in.
+const BEING_TOLD: &str = "the cluster is being told of the merge";
 
 fn ids(operation: &Operation) -> (GroupId, GroupId, MergeId) {
     let source = operation.sources.first().copied().unwrap_or_default();
     (GroupId(source), GroupId(operation.group), operation.merge())
+}
+
+/// Whether the cluster knows that the source is no more.
+fn is_ended(copy: &MetaState, operation: &Operation) -> bool {
+    operation.sources.first().is_some_and(|source| copy.ended.contains_key(&GroupId(*source)))
 }
 
 fn nodes_of(record: &ShardRecord) -> BTreeSet<String> {
@@ -51,7 +58,7 @@ impl Service {
         if operation.sources.is_empty() {
             return Attempt::done();
         }
-        if copy.ended.contains_key(&source) {
+        if is_ended(copy, operation) {
             return Ok(next_source(operation));
         }
         if operation.cancelled {
@@ -126,12 +133,16 @@ impl Service {
     /// Freezes the source, waits until all its replicas are, and has the target take it in.
     pub(super) async fn freeze_and_absorb(
         &self,
+        copy: &MetaState,
         operation: &Operation,
     ) -> Result<Attempt, ServiceError> {
+        if is_ended(copy, operation) {
+            return Ok(next_source(operation));
+        }
         let (source, target, merge) = ids(operation);
         let into = self.look(target, FIND_WITHIN).await.map_err(failed)?;
         if into.record.absorbed.contains(&source) {
-            return Ok(next_source(operation));
+            return Attempt::wait(BEING_TOLD);
         }
         if into.record.phase != (Phase::Prepared { merge }) || operation.cancelled {
             return Ok(Attempt::Next(OperationStep::RollBack));
@@ -171,7 +182,7 @@ impl Service {
         match self.change_shard(target, epoch, &absorb, FIND_WITHIN).await.map_err(failed)? {
             ChangeOutcome::Applied(_) | ChangeOutcome::Refused(Refusal::Absorbed) => {
                 failpoint::hit("merge-absorbed").await;
-                Ok(next_source(operation))
+                Attempt::wait(BEING_TOLD)
             }
             ChangeOutcome::StaleEpoch => Attempt::wait("the target changed meanwhile"),
             ChangeOutcome::Refused(_) => Ok(Attempt::Next(OperationStep::RollBack)),
@@ -205,7 +216,14 @@ impl Service {
     }
 
     /// Undoes what was begun, and begins again unless that was often enough.
-    pub(super) async fn roll_back(&self, operation: &Operation) -> Result<Attempt, ServiceError> {
+    pub(super) async fn roll_back(
+        &self,
+        copy: &MetaState,
+        operation: &Operation,
+    ) -> Result<Attempt, ServiceError> {
+        if is_ended(copy, operation) {
+            return Ok(next_source(operation));
+        }
         let (source, target, merge) = ids(operation);
         failpoint::hit("merge-cancel").await;
         let into = self.look(target, FIND_WITHIN).await.map_err(failed)?;
@@ -213,7 +231,7 @@ impl Service {
         let epoch = into.record.epoch;
         match self.change_shard(target, epoch, &cancel, FIND_WITHIN).await.map_err(failed)? {
             ChangeOutcome::Applied(_) => {}
-            ChangeOutcome::Refused(Refusal::Absorbed) => return Ok(next_source(operation)),
+            ChangeOutcome::Refused(Refusal::Absorbed) => return Attempt::wait(BEING_TOLD),
             _ => return Attempt::wait("the target changed meanwhile"),
         }
         failpoint::hit("merge-unfreeze").await;

@@ -37,9 +37,9 @@ impl Service {
             OperationStep::Align => self.align(copy, operation).await,
             OperationStep::Prepare => self.prepare(operation, started).await,
             OperationStep::Freeze | OperationStep::Absorb => {
-                self.freeze_and_absorb(operation).await
+                self.freeze_and_absorb(copy, operation).await
             }
-            OperationStep::RollBack => self.roll_back(operation).await,
+            OperationStep::RollBack => self.roll_back(copy, operation).await,
             OperationStep::Retire => self.retire(operation).await,
             OperationStep::Drain => self.drain(copy, operation).await,
             OperationStep::Leave => {
