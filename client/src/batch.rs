@@ -2,7 +2,7 @@
 //! mend a part that failed. What took effect does not take effect again, and the
 //! order of operations on one key is kept.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use raft_kv_proto::v1::{BatchRequest, OperationResult, operation_result};
 use tokio::time::sleep;
@@ -19,7 +19,10 @@ use crate::{
 /// Sends a batch, whose writes carry what makes them take effect once, until all of
 /// it is answered for good or the request timeout is over. Gives a result for each
 /// operation.
-pub(crate) async fn send(cluster: &Cluster, request: BatchRequest) -> Result<Vec<Result<Outcome>>> {
+pub(crate) async fn send(
+    cluster: &Arc<Cluster>,
+    request: BatchRequest,
+) -> Result<Vec<Result<Outcome>>> {
     let deadline = Instant::now() + cluster.request_timeout;
     let mut pause = SHORTEST_PAUSE;
     let mut doubtful = false;

@@ -214,7 +214,7 @@ impl Cluster {
     /// Makes a call with `send` until it is answered, it fails in a way that
     /// another attempt cannot mend, or the request timeout is over. Nodes forward
     /// such calls. What it writes must carry a [`Ticket`]'s numbers.
-    pub async fn call<Q, A, S, F>(&self, request: Q, send: S) -> Result<Called<A>>
+    pub async fn call<Q, A, S, F>(self: &Arc<Self>, request: Q, send: S) -> Result<Called<A>>
     where
         Q: Clone,
         S: Fn(Channel, Q) -> F,
@@ -225,7 +225,7 @@ impl Cluster {
 
     /// [`Cluster::call`] that may take so long.
     pub async fn call_within<Q, A, S, F>(
-        &self,
+        self: &Arc<Self>,
         time: Duration,
         request: Q,
         send: S,
@@ -237,6 +237,9 @@ impl Cluster {
     {
         let mut now = Instant::now();
         let mut attempts = Attempts::new(now, time, PATIENCE_WITH_CALLS);
+        if self.routing.is_old(now) {
+            self.refresh_in_background();
+        }
         let mut node = self.pool.preferred(now);
         loop {
             let answer = send(node.channel.clone(), request.clone());
@@ -255,6 +258,9 @@ impl Cluster {
                 Some(leader) if attempts.may_hop() => leader,
                 _ => {
                     self.pool.avoid(&node);
+                    // There may be nodes that are not known here.
+                    self.routing.outdate();
+                    self.refresh_in_background();
                     attempts.pause().await?;
                     self.pool.preferred(Instant::now())
                 }

@@ -132,7 +132,7 @@ fn rest_after(failed_connections: u32) -> Duration {
     (SHORTEST_REST * (1 << doublings)).min(LONGEST_REST)
 }
 
-/// The nodes of a cluster: those given, and those that others named as leaders.
+/// The nodes of a cluster: those given, and those that others named.
 #[derive(Debug)]
 pub(crate) struct Pool {
     connect_timeout: Duration,
@@ -190,6 +190,28 @@ impl Pool {
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             );
+        }
+    }
+
+    /// Takes note of the cluster's nodes, as one of them said. Those that were learned and
+    /// are none any more are forgotten; those given stay, since what stands behind them may
+    /// have changed.
+    pub fn learn(&self, addresses: &[String]) {
+        let endpoints: Vec<Endpoint> =
+            addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        if endpoints.is_empty() {
+            return;
+        }
+        let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
+        let mut place = 0;
+        nodes.retain(|node| {
+            place += 1;
+            place <= self.given || endpoints.contains(&node.endpoint)
+        });
+        drop(nodes);
+        for address in addresses {
+            // What can not be reached is none that could be asked.
+            let _ = self.at(address);
         }
     }
 

@@ -30,9 +30,9 @@ use crate::{
     client::machine,
 };
 
-/// A table older than this is fetched anew, for its clock and for leaders that
-/// moved without an error.
-const OLD_AGE: Duration = Duration::from_secs(60);
+/// A table older than this is fetched anew, for its clock, for leaders that moved
+/// without an error, and for nodes that came.
+const OLD_AGE: Duration = Duration::from_secs(20);
 /// A table younger than this is not fetched anew.
 const SHORTEST_AGE: Duration = Duration::from_millis(10);
 /// If a node has not answered within this, the next is asked as well.
@@ -91,7 +91,7 @@ impl Routing {
         Route {
             leader: table.shard_of(key).and_then(|index| table.shards[index].leader.clone()),
             is_known: !table.shards_of_slots.is_empty(),
-            is_old: table.age(now).is_none_or(|age| age >= OLD_AGE),
+            is_old: table.is_old(now),
         }
     }
 
@@ -134,6 +134,11 @@ impl Routing {
         leader
     }
 
+    /// Whether it is time for a refresh.
+    pub fn is_old(&self, now: Instant) -> bool {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).is_old(now)
+    }
+
     /// The table is not what it should be any more: whoever asks it next has it fetched.
     pub fn outdate(&self) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
@@ -153,6 +158,7 @@ impl Routing {
         let now = Instant::now();
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         if let Ok(Some(answer)) = answer {
+            pool.learn(&answer.nodes);
             table.learn(answer, now, |address| pool.at(address).ok());
         }
         table.asked_at = Some(now);
@@ -180,6 +186,10 @@ impl Routing {
 impl Table {
     fn age(&self, now: Instant) -> Option<Duration> {
         self.asked_at.map(|at| now.saturating_duration_since(at))
+    }
+
+    fn is_old(&self, now: Instant) -> bool {
+        self.age(now).is_none_or(|age| age >= OLD_AGE)
     }
 
     /// Index of the shard that a key lives in.

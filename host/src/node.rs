@@ -84,6 +84,8 @@ pub const DEFAULT_SNAPSHOT_RATE: u64 = 64 << 20;
 
 /// For so long the other nodes' calls are kept when the node stops.
 const PEERS_STAY: Duration = Duration::from_millis(200);
+/// For so long a node that was removed goes on, so that whoever asked it for that hears of it.
+const REMOVED_STAYS: Duration = Duration::from_secs(1);
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -236,14 +238,22 @@ impl Node {
         self.address
     }
 
-    /// Serves until `stop` resolves, then answers what is under way and brings
+    /// Serves until `stop` resolves, or until the node is removed from the cluster; then answers what is under way and brings
     /// everything to the disk.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
         let Node { raft, network, storage, service, introduction, disk_watch, listener, .. } = self;
         let mut following = self.following;
         let (peers, streams) = (Arc::clone(&network), Arc::clone(&service));
+        let removed = service.removed();
         let stop = async move {
-            stop.await;
+            tokio::select! {
+                () = stop => {}
+                () = removed => {
+                    let advice = "to bring it back, delete its data folder and have it join";
+                    tracing::info!("this node was removed from the cluster and ends; {advice}");
+                    tokio::time::sleep(REMOVED_STAYS).await;
+                }
+            }
             streams.stop();
             // Requests under way may need the other nodes for a moment.
             tokio::spawn(async move {

@@ -160,6 +160,8 @@ pub struct Service {
     /// Bounds the reads that wait for threads of their own.
     long_reads: Semaphore,
     stopping: watch::Sender<bool>,
+    /// Whether the node was removed from the cluster.
+    removed: watch::Sender<bool>,
 }
 
 /// What a service is made of.
@@ -207,6 +209,7 @@ impl Service {
             started: Instant::now(),
             long_reads: Semaphore::new(MAX_LONG_READS),
             stopping: watch::Sender::new(false),
+            removed: watch::Sender::new(false),
         };
         service.rebuild_table();
         service
@@ -223,6 +226,16 @@ impl Service {
         async move {
             // Either way there is no more to come.
             let _ = stopping.wait_for(|stopping| *stopping).await;
+        }
+    }
+
+    /// Resolves when the node was removed from the cluster.
+    pub fn removed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut removed = self.removed.subscribe();
+        async move {
+            if removed.wait_for(|removed| *removed).await.is_err() {
+                std::future::pending().await
+            }
         }
     }
 

@@ -141,6 +141,7 @@ impl Node {
             slots: SLOTS,
             shards,
             unix_ms: CLUSTER_TIME_MS,
+            nodes: Vec::new(),
         });
     }
 

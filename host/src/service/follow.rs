@@ -108,6 +108,8 @@ impl Service {
     async fn keep_table(self: Arc<Self>) {
         let (mut copies, mut records) = (self.copy.subscribe(), self.machine.changes());
         let mut nodes = BTreeMap::new();
+        // A copy that was stored is one of a member.
+        let mut was_member = self.copy.borrow().version > 0;
         loop {
             let copy = copies.borrow_and_update().clone();
             records.borrow_and_update();
@@ -115,7 +117,13 @@ impl Service {
                 nodes = copy.nodes.clone();
                 let known = nodes.iter().map(|(id, node)| (id.as_str(), node.address.as_str()));
                 self.network.set_nodes(known);
-                self.store_copy(&copy);
+                // Who has just joined may follow a node that has not heard of it yet.
+                let is_member = copy.version > 0 && copy.nodes.contains_key(&self.info.node_id);
+                if is_member || was_member {
+                    self.store_copy(&copy);
+                }
+                self.removed.send_replace(was_member && !is_member);
+                was_member |= is_member;
             }
             self.rebuild_table();
             tokio::select! {

@@ -74,6 +74,11 @@ impl Service {
         (table.version, table.shards().iter().map(leader).collect())
     }
 
+    /// Where all nodes of the cluster are reached, as far as this node knows.
+    pub fn node_addresses(&self) -> Vec<String> {
+        self.copy.borrow().nodes.values().map(|node| node.address.clone()).collect()
+    }
+
     /// The cluster's id, and its number of slots.
     pub fn cluster(&self) -> (&str, u32) {
         (&self.info.cluster_id, self.slots)

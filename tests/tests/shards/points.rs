@@ -133,7 +133,10 @@ impl Scene {
         for place in 0..self.cluster.size() {
             let node = self.cluster.node_mut(place);
             if node.is_running() && node.exit_status().is_some() {
-                node.wait_until_ended(OVER_WITHIN);
+                if node.wait_until_ended(OVER_WITHIN).success() {
+                    // It was removed from the cluster.
+                    continue;
+                }
                 node.remove_env(POINTS);
                 node.launch();
                 self.revived += 1;

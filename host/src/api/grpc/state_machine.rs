@@ -89,6 +89,7 @@ impl StateMachine for StateMachineApi {
             slots,
             shards: leaders.into_iter().map(shard_route).collect(),
             unix_ms: now.map_or(0, |now| now.as_millis() as u64),
+            nodes: self.service.node_addresses(),
         }))
     }
 }
