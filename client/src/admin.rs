@@ -93,6 +93,7 @@ impl Admin {
     pub async fn cluster(&self) -> Result<ClusterState> {
         let cluster = |channel, request| async move { admin(channel).cluster(request).await };
         let answer = self.cluster.call(v1::ClusterRequest {}, cluster).await?.answer;
+        self.cluster.learn(answer.nodes.iter().map(|node| node.address.as_str()));
         ClusterState::try_from(answer)
     }
 

@@ -81,6 +81,11 @@ impl Cluster {
         self.session.begin(writes, now.saturating_add(validity))
     }
 
+    /// Takes note of where all nodes are.
+    pub fn learn<'a>(&self, addresses: impl Iterator<Item = &'a str>) {
+        self.pool.learn(addresses);
+    }
+
     /// Has a request for one key carried out.
     pub async fn run(self: &Arc<Self>, request: Request) -> Result<Reply> {
         let now = Instant::now();

@@ -196,21 +196,21 @@ impl Pool {
     /// Takes note of the cluster's nodes, as one of them said. Those that were learned and
     /// are none any more are forgotten; those given stay, since what stands behind them may
     /// have changed.
-    pub fn learn(&self, addresses: &[String]) {
-        let endpoints: Vec<Endpoint> =
-            addresses.iter().filter_map(|address| address.parse().ok()).collect();
-        if endpoints.is_empty() {
+    pub fn learn<'a>(&self, addresses: impl Iterator<Item = &'a str>) {
+        // What can not be read can not be asked either.
+        let addresses: Vec<(&str, Endpoint)> =
+            addresses.filter_map(|address| Some((address, address.parse().ok()?))).collect();
+        if addresses.is_empty() {
             return;
         }
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
         let mut place = 0;
         nodes.retain(|node| {
             place += 1;
-            place <= self.given || endpoints.contains(&node.endpoint)
+            place <= self.given || addresses.iter().any(|(_, known)| *known == node.endpoint)
         });
         drop(nodes);
-        for address in addresses {
-            // What can not be reached is none that could be asked.
+        for (address, _) in addresses {
             let _ = self.at(address);
         }
     }

@@ -158,7 +158,7 @@ impl Routing {
         let now = Instant::now();
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         if let Ok(Some(answer)) = answer {
-            pool.learn(&answer.nodes);
+            pool.learn(answer.nodes.iter().map(String::as_str));
             table.learn(answer, now, |address| pool.at(address).ok());
         }
         table.asked_at = Some(now);
