@@ -42,7 +42,7 @@ fn build() -> PathBuf {
     let status = Command::new(cargo)
         .current_dir(workspace())
         .args(["build", "--quiet", "--workspace", "--profile", profile])
-        .args(["--bin", "raft-kv", "--bin", "raft-kv-client"])
+        .args(["--bin", "raft-kv", "--bin", "raft-kv-client", "--bin", "raft-kv-plugin"])
         .arg("--target-dir")
         .arg(target)
         .status()

@@ -24,7 +24,7 @@ const CRATES: [(&str, &str, &[&str]); 5] = [
 
 /// The rooms of the host, from the socket to the disk, and which others each may
 /// import from.
-const ROOMS: [(&str, &[&str]); 10] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("api", &["service", "network"]),
     ("admin", &["service"]),
     ("service", &["machine", "meta", "storage", "wasm", "metrics", "network", "failpoint"]),
@@ -33,6 +33,7 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("failpoint", &[]),
     ("storage", &[]),
     ("wasm", &[]),
+    ("author", &["wasm"]),
     ("metrics", &[]),
     ("network", &["storage"]),
 ];

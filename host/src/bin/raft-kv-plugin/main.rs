@@ -1,0 +1,205 @@
+//! The author's program: makes, builds and tries plugins. It needs no cluster.
+//!
+//! Exit codes: 0 done; 1 the plugin is not as it should be: it does not compile, a node would refuse
+//! it, or its results depend on more than they may; 2 wrong usage; 3 it cannot be done here.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use raft_kv::{
+    author::{
+        commands,
+        determinism::{self, Came},
+        project::{self, ProjectError},
+        toolchain::{self, BuildError},
+    },
+    wasm::{ModuleError, ModuleHash, PluginEngine, PluginModule},
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Makes, builds and tries plugins for RaftKV; no cluster is needed
+#[derive(Debug, Parser)]
+#[command(name = "raft-kv-plugin", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make a project that builds and passes its test at once
+    New {
+        /// The plugin's name: a-z, 0-9, - and _
+        name: String,
+        /// The folder to make; the name unless given
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// RaftKV's folder `sdk`; that of the sources this program was built from unless given
+        #[arg(long)]
+        sdk: Option<PathBuf>,
+    },
+    /// Build a project's module, target/NAME.wasm, and check it
+    Build {
+        /// The project's folder
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+    },
+    /// Say whether a node would take a module, and if not why and what to do
+    Check {
+        /// The module
+        module: PathBuf,
+    },
+    /// Run commands on an empty state and show what each comes to
+    Test {
+        /// The module
+        module: PathBuf,
+        /// Commands, one a line, as text or as hex:00ff
+        #[arg(long, default_value = "commands.txt")]
+        commands: PathBuf,
+        /// Run them in many ways and compare: kept and fresh instances, differing batches
+        #[arg(long)]
+        determinism: bool,
+        /// What batches are cut by at random
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+/// Why it ends without success.
+enum Failure {
+    /// The plugin is not as it should be.
+    Plugin(String),
+    Usage(String),
+    Here(String),
+}
+
+impl From<ProjectError> for Failure {
+    fn from(error: ProjectError) -> Self {
+        match error {
+            ProjectError::Write { .. } => Failure::Here(error.to_string()),
+            _ => Failure::Usage(error.to_string()),
+        }
+    }
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Failed => Failure::Plugin(error.to_string()),
+            BuildError::NoToolchain | BuildError::Run { .. } => Failure::Here(error.to_string()),
+            _ => Failure::Usage(error.to_string()),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let (message, code) = match run(Arguments::parse().command) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Plugin(message)) => (message, 1),
+        Err(Failure::Usage(message)) => (message, 2),
+        Err(Failure::Here(message)) => (message, 3),
+    };
+    eprintln!("raft-kv-plugin: {message}");
+    ExitCode::from(code)
+}
+
+fn run(action: Action) -> Result<(), Failure> {
+    match action {
+        Action::New { name, dir, sdk } => new(&name, dir, sdk),
+        Action::Build { dir } => {
+            let module = toolchain::build(&dir)?;
+            check(&module)
+        }
+        Action::Check { module } => check(&module),
+        Action::Test { module, commands, determinism, seed } => {
+            test(&module, &commands, determinism.then_some(seed))
+        }
+    }
+}
+
+fn new(name: &str, dir: Option<PathBuf>, sdk: Option<PathBuf>) -> Result<(), Failure> {
+    let folder = dir.unwrap_or_else(|| name.into());
+    project::make(name, &folder, &sdk.unwrap_or_else(project::own_sdk))?;
+    say(&format!(
+        "made {}; next:\n    cd {}\n    cargo test\n    raft-kv-plugin build",
+        folder.display(),
+        folder.display()
+    ))
+}
+
+fn check(path: &Path) -> Result<(), Failure> {
+    let (bytes, module) = load(path, &engine()?)?;
+    let (info, manifest) = (module.info(), &module.info().manifest);
+    let hash = |hash: [u8; 32]| ModuleHash(hash).to_string();
+    let sources = manifest.source_hash.map_or_else(|| "not told".to_owned(), hash);
+    say(&format!(
+        "{}: a node would take it\nplugin       {} {}\nABI          1\nsize         {} bytes\nmemory       \
+         {} bytes at the start\nmigrate      {}\nsource hash  {sources}\nmodule hash  {}",
+        path.display(),
+        manifest.name,
+        manifest.version,
+        bytes.len(),
+        info.initial_memory_bytes,
+        if info.has_migrate { "yes" } else { "no" },
+        module.hash(),
+    ))
+}
+
+fn test(path: &Path, commands: &Path, seed: Option<u64>) -> Result<(), Failure> {
+    let engine = engine()?;
+    let (_, module) = load(path, &engine)?;
+    let read = commands::read(commands).map_err(|error| Failure::Usage(error.to_string()))?;
+    let cannot = |error: raft_kv::wasm::HostError| Failure::Here(error.to_string());
+    let Some(seed) = seed else {
+        let came = determinism::run_once(&engine, &module, &read).map_err(cannot)?;
+        return read.iter().zip(came).try_for_each(|(command, came): (_, Came)| {
+            say(&format!("{}  {came}", determinism::shown_bytes(command)))
+        });
+    };
+    let report = determinism::test(&engine, &module, &read, seed).map_err(cannot)?;
+    if let Some(difference) = report.difference {
+        return Err(Failure::Plugin(difference.to_string()));
+    }
+    say(&format!(
+        "{} commands ({} of them fail) came out the same in {} runs",
+        report.commands, report.failed, report.runs
+    ))?;
+    match report.failed == report.commands {
+        false => Ok(()),
+        true => Err(Failure::Plugin(format!(
+            "all commands of {} fail: that shows little; give commands that succeed",
+            commands.display()
+        ))),
+    }
+}
+
+fn engine() -> Result<PluginEngine, Failure> {
+    PluginEngine::new(2).map_err(|error| Failure::Here(error.to_string()))
+}
+
+fn load(path: &Path, engine: &PluginEngine) -> Result<(Vec<u8>, PluginModule), Failure> {
+    let shown = path.display();
+    let bytes = fs::read(path)
+        .map_err(|error| Failure::Usage(format!("cannot read the module {shown}: {error}")))?;
+    let refused =
+        |error: ModuleError| Failure::Plugin(format!("{shown}: a node would refuse it: {error}"));
+    let module = PluginModule::compile(engine, &bytes).map_err(refused)?;
+    Ok((bytes, module))
+}
+
+/// Writes lines to stdout. Who stops reading has seen enough.
+fn say(text: &str) -> Result<(), Failure> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Here(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
