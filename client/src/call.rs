@@ -257,15 +257,18 @@ impl Cluster {
             };
             let hint = match attempts.failed(failure)? {
                 Kind::NotLeader(leader) => self.pool.at(&leader.address).ok(),
+                Kind::Unreachable | Kind::Unknown => {
+                    // There may be nodes that are not known here.
+                    self.routing.outdate();
+                    self.refresh_in_background();
+                    None
+                }
                 _ => None,
             };
             node = match hint {
                 Some(leader) if attempts.may_hop() => leader,
                 _ => {
                     self.pool.avoid(&node);
-                    // There may be nodes that are not known here.
-                    self.routing.outdate();
-                    self.refresh_in_background();
                     attempts.pause().await?;
                     self.pool.preferred(Instant::now())
                 }

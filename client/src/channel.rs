@@ -198,20 +198,19 @@ impl Pool {
     /// have changed.
     pub fn learn<'a>(&self, addresses: impl Iterator<Item = &'a str>) {
         // What can not be read can not be asked either.
-        let addresses: Vec<(&str, Endpoint)> =
-            addresses.filter_map(|address| Some((address, address.parse().ok()?))).collect();
-        if addresses.is_empty() {
+        let members: Vec<Endpoint> = addresses.filter_map(|address| address.parse().ok()).collect();
+        if members.is_empty() {
             return;
         }
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
         let mut place = 0;
         nodes.retain(|node| {
             place += 1;
-            place <= self.given || addresses.iter().any(|(_, known)| *known == node.endpoint)
+            place <= self.given || members.contains(&node.endpoint)
         });
         drop(nodes);
-        for (address, _) in addresses {
-            let _ = self.at(address);
+        for member in members {
+            let _ = self.node(member);
         }
     }
 
@@ -222,7 +221,11 @@ impl Pool {
 
     /// The node at `address`, which another node named.
     pub fn at(&self, address: &str) -> Result<Arc<Node>> {
-        let endpoint: Endpoint = address.parse()?;
+        self.node(address.parse()?)
+    }
+
+    /// The node behind an endpoint, from now on one of those known.
+    fn node(&self, endpoint: Endpoint) -> Result<Arc<Node>> {
         let known = |nodes: &[Arc<Node>]| {
             nodes.iter().find(|node| node.endpoint == endpoint).map(Arc::clone)
         };

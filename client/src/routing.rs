@@ -155,10 +155,13 @@ impl Routing {
         }
         let asked_first = usize::try_from(seen).unwrap_or_default();
         let answer = timeout(REFRESH_TIMEOUT, ask_any(pool, asked_first)).await;
+        let answer = answer.ok().flatten();
+        if let Some(answer) = &answer {
+            pool.learn(answer.nodes.iter().map(String::as_str));
+        }
         let now = Instant::now();
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(Some(answer)) = answer {
-            pool.learn(answer.nodes.iter().map(String::as_str));
+        if let Some(answer) = answer {
             table.learn(answer, now, |address| pool.at(address).ok());
         }
         table.asked_at = Some(now);

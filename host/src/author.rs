@@ -5,6 +5,5 @@
 
 pub mod commands;
 pub mod determinism;
-mod memory;
 pub mod project;
 pub mod toolchain;

@@ -238,8 +238,8 @@ impl Node {
         self.address
     }
 
-    /// Serves until `stop` resolves, or until the node is removed from the cluster; then answers what is under way and brings
-    /// everything to the disk.
+    /// Serves until `stop` resolves, or until the node is removed from the cluster; then
+    /// answers what is under way and brings everything to the disk.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
         let Node { raft, network, storage, service, introduction, disk_watch, listener, .. } = self;
         let mut following = self.following;

@@ -10,9 +10,9 @@ use std::fmt;
 use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use super::memory::{MemoryStorage, Writes};
 use crate::wasm::{
-    Call, Executor, HostError, Limits, PluginEngine, PluginModule, PluginResult, Reuse,
+    Call, Executor, HostError, Limits, MemoryStorage, PluginEngine, PluginModule, PluginResult,
+    Reuse, Writes,
 };
 
 /// Ways of cutting the commands at random.
@@ -235,32 +235,11 @@ impl fmt::Display for Difference {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A module that runs `body` for each command; its payload lies at 4096 and has `$n` bytes.
-    fn module(engine: &PluginEngine, body: &str) -> PluginModule {
-        let text = format!(
-            r#"(module (@custom "raftkv" "name=test\nversion=0.1.0\nabi=1\n")
-            (import "raftkv_v1" "next_command" (func $next_command (param i32 i32) (result i64)))
-            (import "raftkv_v1" "put" (func $put (param i32 i32 i32 i32)))
-            (import "raftkv_v1" "respond" (func $respond (param i32 i32)))
-            (memory (export "memory") 1)
-            (func $command (param $n i32) {body})
-            (func $run (local $n i64)
-              (loop $pull
-                (local.set $n (call $next_command (i32.const 4096) (i32.const 4096)))
-                (if (i64.lt_s (local.get $n) (i64.const 0)) (then return))
-                (call $command (i32.wrap_i64 (local.get $n)))
-                (br $pull)))
-            (export "apply" (func $run)) (export "query" (func $run)))"#
-        );
-        PluginModule::compile(engine, &wat::parse_str(text).unwrap()).unwrap()
-    }
+    use crate::wasm::tests::support::{each, engine};
 
     fn test_body(body: &str) -> Report {
-        let engine = PluginEngine::new(2).unwrap();
-        let commands =
-            [Bytes::from_static(b"a"), Bytes::from_static(b"b"), Bytes::from_static(b"a")];
-        test(&engine, &module(&engine, body), &commands, 1).unwrap()
+        let commands = [&b"a"[..], b"b", b"a"].map(Bytes::from_static);
+        test(engine(), &each(body), &commands, 1).unwrap()
     }
 
     const ECHO: &str = "(call $respond (i32.const 4096) (local.get $n))";

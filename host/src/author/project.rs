@@ -5,7 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The files of a new project, with `{name}`, `{type}` and `{sdk}` to be filled in.
+use crate::wasm::is_plugin_name;
+
+/// The files of a new project, with `{name}`, `{library}` and `{sdk}` to be filled in.
 const FILES: [(&str, &str); 6] = [
     ("Cargo.toml", include_str!("template/Cargo.toml.txt")),
     ("src/lib.rs", include_str!("template/lib.rs.txt")),
@@ -14,7 +16,6 @@ const FILES: [(&str, &str); 6] = [
     ("README.md", include_str!("template/README.md")),
     (".gitignore", "/target\n"),
 ];
-const LONGEST_NAME: usize = 64;
 
 /// Why no project was made.
 #[derive(Debug, thiserror::Error)]
@@ -53,11 +54,8 @@ pub fn own_sdk() -> PathBuf {
 /// # Errors
 /// If the name is none, the folder exists, there is no SDK, or a file cannot be written.
 pub fn make(name: &str, folder: &Path, sdk: &Path) -> Result<(), ProjectError> {
-    let mut characters = name.chars();
-    let is_name = name.len() <= LONGEST_NAME
-        && characters.next().is_some_and(|first| first.is_ascii_lowercase())
-        && characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c));
-    if !is_name {
+    // The name of a crate begins with a letter.
+    if !is_plugin_name(name) || !name.starts_with(|first: char| first.is_ascii_lowercase()) {
         return Err(ProjectError::Name(name.to_owned()));
     }
     if folder.exists() {

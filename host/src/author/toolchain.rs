@@ -179,9 +179,9 @@ fn source_hash(folder: &Path) -> Result<String, BuildError> {
     for file in files {
         let bytes = fs::read(&file).map_err(|error| unreadable(&file, &error))?;
         let path = file.strip_prefix(folder).unwrap_or(&file);
-        lines += &format!("{}  {}\n", hex(&Sha256::digest(bytes)), path.display());
+        lines += &format!("{:x}  {}\n", Sha256::digest(bytes), path.display());
     }
-    Ok(hex(&Sha256::digest(lines)))
+    Ok(format!("{:x}", Sha256::digest(lines)))
 }
 
 fn gather(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), BuildError> {
@@ -198,8 +198,4 @@ fn gather(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), BuildError> {
 
 fn unreadable(path: &Path, error: &io::Error) -> BuildError {
     BuildError::Read { path: path.display().to_string(), problem: error.to_string() }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

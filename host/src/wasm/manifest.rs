@@ -72,9 +72,14 @@ fn wrong(problem: impl Into<String>) -> ModuleError {
     ModuleError::Manifest(problem.into())
 }
 
-fn check_name(name: &str) -> Result<(), ModuleError> {
+/// Whether a plugin may be called so.
+pub fn is_plugin_name(name: &str) -> bool {
     let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_');
-    if (1..=MAX_NAME_CHARS).contains(&name.len()) && name.chars().all(allowed) {
+    (1..=MAX_NAME_CHARS).contains(&name.len()) && name.chars().all(allowed)
+}
+
+fn check_name(name: &str) -> Result<(), ModuleError> {
+    if is_plugin_name(name) {
         return Ok(());
     }
     Err(wrong(format!("the name {name:?} is not 1 to 64 characters of a-z, 0-9, - and _")))

@@ -2,6 +2,8 @@
 //! leaders over the nodes, and splits what is large and merges what is small. Everything
 //! it does is an operation with a reason, logged and counted.
 
+mod sizes;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -18,7 +20,7 @@ use crate::{
         Begin, Change, META_GROUP, META_NAME, META_REPLICAS, MetaState, REPLICAS, Task, TaskKind,
     },
     service::{Service, orders},
-    storage::{ShardRecord, count, node_number},
+    storage::{ShardRecord, node_number},
 };
 
 /// Between two rounds of looking at all nodes.
@@ -29,10 +31,6 @@ const DECIDE_EVERY: Duration = Duration::from_millis(250);
 const AT_ONCE: usize = 2;
 /// A node that has not reported for so long is down.
 const DOWN_AFTER: Duration = Duration::from_secs(12);
-/// A load must last for so many looks.
-const LOADED_LOOKS: u32 = 5;
-/// What stands behind the name of a shard that the balancer made.
-const CHILD_MARK: &str = "-part";
 
 /// When the balancer does what.
 #[derive(Clone, Copy, Debug)]
@@ -413,79 +411,6 @@ impl Balancer {
         let lasts = self.lasts(format!("{most} leads most"), wrong, self.config.settle);
         self.may_transfer &= !lasts;
         lasts.then(|| Decision::Transfer { group: shard.group, shard: shard.name.clone(), to })
-    }
-
-    fn bytes_of(&self, group: GroupId) -> u64 {
-        let of_group = self.seen.values().filter_map(|seen| seen.replicas.get(&group));
-        of_group.map(|replica| replica.bytes).max().unwrap_or(0)
-    }
-
-    fn note_loads(&mut self, now: Instant) {
-        let mut answered: BTreeMap<GroupId, u64> = BTreeMap::new();
-        for (group, replica) in self.seen.values().flat_map(|seen| &seen.replicas) {
-            *answered.entry(*group).or_default() += replica.operations;
-        }
-        let limit = self.config.split_operations;
-        self.loads = answered
-            .into_iter()
-            .map(|(group, answered)| {
-                let looks = match self.loads.get(&group) {
-                    Some((before, at, looks)) if limit > 0 => {
-                        let seconds = now.duration_since(*at).as_secs_f64().max(0.1);
-                        let rate = answered.saturating_sub(*before) as f64 / seconds;
-                        if rate >= limit as f64 { looks + 1 } else { 0 }
-                    }
-                    _ => 0,
-                };
-                (group, (answered, now, looks))
-            })
-            .collect();
-    }
-
-    fn split_large(&self, copy: &MetaState, shards: &[&ShardRecord]) -> Option<Decision> {
-        shards.iter().filter(|shard| count(&shard.slots) >= 2).find_map(|shard| {
-            let bytes = self.bytes_of(shard.group);
-            let looks = self.loads.get(&shard.group).map_or(0, |(_, _, looks)| *looks);
-            let (reason, why) = if bytes >= self.config.split_bytes {
-                ("size", format!("it has {bytes} bytes"))
-            } else if looks >= LOADED_LOOKS {
-                ("load", "it answers many operations".to_owned())
-            } else {
-                return None;
-            };
-            let parent = shard.name.split(CHILD_MARK).next().unwrap_or_default();
-            let new_shard = format!("{parent}{CHILD_MARK}{}", copy.next_group);
-            let mut task = Task { shard: shard.name.clone(), new_shard, ..Task::default() };
-            task.set_kind(TaskKind::Split);
-            Some(Decision::Begin(task, reason, why))
-        })
-    }
-
-    /// Shards that the balancer made and that have become small go back.
-    fn merge_small(
-        &mut self,
-        shards: &[&ShardRecord],
-        wrong: &mut Vec<String>,
-    ) -> Option<Decision> {
-        let found = shards.iter().find_map(|source| {
-            let (parent, _) = source.name.split_once(CHILD_MARK)?;
-            let target = shards.iter().find(|shard| shard.name == parent)?;
-            let is_small = |shard: &ShardRecord| {
-                let is_idle = self.loads.get(&shard.group).is_none_or(|(_, _, looks)| *looks == 0);
-                self.bytes_of(shard.group) < self.config.merge_bytes && is_idle
-            };
-            (is_small(source) && is_small(target)).then_some((source, target))
-        });
-        let (source, target) = found?;
-        let what = format!("{} is small", source.name);
-        // Splitting and merging in turn would help nobody.
-        let lasts = self.lasts(what, wrong, self.config.settle * 30);
-        lasts.then(|| {
-            let sources = vec![source.name.clone()];
-            let mut task = Task { shard: target.name.clone(), sources, ..Task::default() };
-            task.set_kind(TaskKind::Merge);
-            Decision::Begin(task, "small", "both shards are small".to_owned())
-        })
     }
 }
 

@@ -38,18 +38,35 @@ fn ids(operation: &Operation) -> (GroupId, GroupId, MergeId) {
     (GroupId(source), GroupId(operation.group), operation.merge())
 }
 
-/// Whether the cluster knows that the source is no more.
-fn is_ended(copy: &MetaState, operation: &Operation) -> bool {
-    operation.sources.first().is_some_and(|source| copy.ended.contains_key(&GroupId(*source)))
-}
-
 fn nodes_of(record: &ShardRecord) -> BTreeSet<String> {
     record.nodes.values().cloned().collect()
 }
 
 impl Service {
+    /// One attempt of a merge's next step. Wherever it stands, a source that the cluster
+    /// knows to be no more is merged.
+    pub(super) async fn merge(
+        &self,
+        copy: &MetaState,
+        operation: &Operation,
+        started: Instant,
+    ) -> Result<Attempt, ServiceError> {
+        let source = operation.sources.first();
+        if source.is_some_and(|source| copy.ended.contains_key(&GroupId(*source))) {
+            return Ok(next_source(operation));
+        }
+        match operation.step() {
+            OperationStep::Prepare => self.prepare(operation, started).await,
+            OperationStep::Freeze | OperationStep::Absorb => {
+                self.freeze_and_absorb(operation).await
+            }
+            OperationStep::RollBack => self.roll_back(operation).await,
+            _ => self.align(copy, operation).await,
+        }
+    }
+
     /// Moves the source's replicas to where the target's are.
-    pub(super) async fn align(
+    async fn align(
         &self,
         copy: &MetaState,
         operation: &Operation,
@@ -57,9 +74,6 @@ impl Service {
         let (source, target, _) = ids(operation);
         if operation.sources.is_empty() {
             return Attempt::done();
-        }
-        if is_ended(copy, operation) {
-            return Ok(next_source(operation));
         }
         if operation.cancelled {
             return Attempt::undone("it was cancelled");
@@ -89,7 +103,7 @@ impl Service {
     }
 
     /// Bars changes of the target.
-    pub(super) async fn prepare(
+    async fn prepare(
         &self,
         operation: &Operation,
         started: Instant,
@@ -131,14 +145,7 @@ impl Service {
     }
 
     /// Freezes the source, waits until all its replicas are, and has the target take it in.
-    pub(super) async fn freeze_and_absorb(
-        &self,
-        copy: &MetaState,
-        operation: &Operation,
-    ) -> Result<Attempt, ServiceError> {
-        if is_ended(copy, operation) {
-            return Ok(next_source(operation));
-        }
+    async fn freeze_and_absorb(&self, operation: &Operation) -> Result<Attempt, ServiceError> {
         let (source, target, merge) = ids(operation);
         let into = self.look(target, FIND_WITHIN).await.map_err(failed)?;
         if into.record.absorbed.contains(&source) {
@@ -216,14 +223,7 @@ impl Service {
     }
 
     /// Undoes what was begun, and begins again unless that was often enough.
-    pub(super) async fn roll_back(
-        &self,
-        copy: &MetaState,
-        operation: &Operation,
-    ) -> Result<Attempt, ServiceError> {
-        if is_ended(copy, operation) {
-            return Ok(next_source(operation));
-        }
+    async fn roll_back(&self, operation: &Operation) -> Result<Attempt, ServiceError> {
         let (source, target, merge) = ids(operation);
         failpoint::hit("merge-cancel").await;
         let into = self.look(target, FIND_WITHIN).await.map_err(failed)?;

@@ -34,12 +34,11 @@ impl Service {
             OperationStep::Found => self.found(copy, operation).await,
             OperationStep::Split => self.split(copy, operation).await,
             OperationStep::Move => self.move_replicas(copy, operation).await,
-            OperationStep::Align => self.align(copy, operation).await,
-            OperationStep::Prepare => self.prepare(operation, started).await,
-            OperationStep::Freeze | OperationStep::Absorb => {
-                self.freeze_and_absorb(copy, operation).await
-            }
-            OperationStep::RollBack => self.roll_back(copy, operation).await,
+            OperationStep::Align
+            | OperationStep::Prepare
+            | OperationStep::Freeze
+            | OperationStep::Absorb
+            | OperationStep::RollBack => self.merge(copy, operation, started).await,
             OperationStep::Retire => self.retire(operation).await,
             OperationStep::Drain => self.drain(copy, operation).await,
             OperationStep::Leave => {

@@ -5,4 +5,4 @@ mod behaviour;
 mod costs;
 mod failures;
 mod refusals;
-mod support;
+pub(crate) mod support;

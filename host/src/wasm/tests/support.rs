@@ -2,14 +2,14 @@
 //! and short ways to run them.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use bytes::Bytes;
 
 use crate::wasm::{
-    Call, Executor, Limits, PluginEngine, PluginFailure, PluginModule, PluginResult, PluginStorage,
-    QueryResult, Reuse, RowFn, ScanId, ScanRange, StorageError,
+    Call, Executor, Limits, MemoryStorage, PluginEngine, PluginFailure, PluginModule, PluginResult,
+    PluginStorage, QueryResult, Reuse, RowFn, ScanId, ScanRange, StorageError,
 };
 
 pub(super) const SLOT: u32 = 7;
@@ -34,7 +34,7 @@ pub(super) const IMPORTS: &str = r#"
 /// The custom section of a module called `test`.
 pub(super) const MANIFEST: &str = r#"(@custom "raftkv" "name=test\nversion=0.1.0\nabi=1\n") "#;
 
-pub(super) fn engine() -> &'static PluginEngine {
+pub(crate) fn engine() -> &'static PluginEngine {
     static ENGINE: OnceLock<PluginEngine> = OnceLock::new();
     ENGINE.get_or_init(|| PluginEngine::new(64).unwrap())
 }
@@ -51,7 +51,7 @@ pub(super) fn module(fields: &str) -> PluginModule {
 
 /// A module whose `apply` and `query` both run `body` once for each command. The payload lies at
 /// 4096, its length is in `$n`; the locals `$i` and `$size` are free. One page of memory.
-pub(super) fn each(body: &str) -> PluginModule {
+pub(crate) fn each(body: &str) -> PluginModule {
     each_with("(memory (export \"memory\") 1)", body)
 }
 
@@ -121,15 +121,13 @@ pub(super) fn ok(bytes: &[u8]) -> PluginResult {
     Ok(Bytes::copy_from_slice(bytes))
 }
 
-type Layer = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
-type Row = (Vec<u8>, Vec<u8>);
-
-/// State, batch layer and command layer as ordered maps. Panics if the executor breaks a promise.
+/// A storage in memory that panics if the executor breaks a promise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct TestStorage {
-    state: BTreeMap<Vec<u8>, Vec<u8>>,
-    command: Option<(u32, Layer)>,
-    scans: [Option<Vec<Row>>; 16],
+    inner: MemoryStorage,
+    /// Whether a command runs.
+    is_open: bool,
+    open_scans: BTreeSet<u8>,
     /// Fails every read and write from now on.
     pub(super) broken: bool,
 }
@@ -139,122 +137,81 @@ impl TestStorage {
     pub(super) fn back(storage: Box<dyn PluginStorage>) -> TestStorage {
         let any: Box<dyn Any> = storage;
         let storage = *any.downcast::<TestStorage>().unwrap();
-        assert!(storage.command.is_none(), "a command was left open");
-        assert!(storage.scans.iter().all(Option::is_none), "a scan was left open");
+        assert!(!storage.is_open, "a command was left open");
+        assert!(storage.open_scans.is_empty(), "a scan was left open");
         storage
     }
 
     pub(super) fn with(rows: &[(&[u8], &[u8])]) -> TestStorage {
         let mut storage = TestStorage::default();
-        for (key, value) in rows {
-            storage.state.insert(stored(SLOT, key), value.to_vec());
-        }
+        rows.iter().for_each(|(key, value)| storage.inner.insert(SLOT, key, value));
         storage
     }
 
     /// All rows, as `slot | key`.
     pub(super) fn rows(&self) -> &BTreeMap<Vec<u8>, Vec<u8>> {
-        &self.state
+        self.inner.rows()
     }
 
     /// The value of a key of the tests' slot.
     pub(super) fn value(&self, key: &[u8]) -> Option<&[u8]> {
-        self.state.get(&stored(SLOT, key)).map(Vec::as_slice)
+        let stored = [&SLOT.to_be_bytes()[..], key].concat();
+        self.rows().get(&stored).map(Vec::as_slice)
     }
 
-    fn view(&self) -> (u32, BTreeMap<Vec<u8>, Vec<u8>>) {
-        let (slot, layer) = self.command.as_ref().expect("a command is open");
-        let mut view = self.state.clone();
-        for (key, value) in layer {
-            match value {
-                Some(value) => view.insert(key.clone(), value.clone()),
-                None => view.remove(key),
-            };
-        }
-        (*slot, view)
+    /// The storage for a read or a write of the running command.
+    fn running(&mut self) -> Result<&mut MemoryStorage, StorageError> {
+        assert!(self.is_open, "a command is open");
+        if self.broken { Err(StorageError::new("the disk is gone")) } else { Ok(&mut self.inner) }
     }
 
-    fn write(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StorageError> {
-        self.check()?;
-        let (slot, layer) = self.command.as_mut().expect("a command is open");
-        layer.insert(stored(*slot, key), value.map(<[u8]>::to_vec));
-        Ok(())
+    fn end(&mut self) -> &mut MemoryStorage {
+        assert!(self.open_scans.is_empty(), "ended with open scans");
+        assert!(std::mem::take(&mut self.is_open), "no command is open");
+        &mut self.inner
     }
-
-    fn check(&self) -> Result<(), StorageError> {
-        if self.broken { Err(StorageError::new("the disk is gone")) } else { Ok(()) }
-    }
-}
-
-fn stored(slot: u32, key: &[u8]) -> Vec<u8> {
-    [&slot.to_be_bytes()[..], key].concat()
 }
 
 impl PluginStorage for TestStorage {
     fn begin(&mut self, slot: u32) {
-        assert!(self.command.is_none(), "a command is open already");
-        self.command = Some((slot, Layer::new()));
+        assert!(!self.is_open, "a command is open already");
+        self.is_open = true;
+        self.inner.begin(slot);
     }
 
     fn seal(&mut self) {
-        assert!(self.scans.iter().all(Option::is_none), "sealed with open scans");
-        (_, self.state) = self.view();
-        self.command = None;
+        self.end().seal();
     }
 
     fn discard(&mut self) {
-        assert!(self.scans.iter().all(Option::is_none), "discarded with open scans");
-        assert!(self.command.take().is_some(), "no command is open");
+        self.end().discard();
     }
 
     fn get(&mut self, key: &[u8], read: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), StorageError> {
-        self.check()?;
-        let (slot, view) = self.view();
-        read(view.get(&stored(slot, key)).map(Vec::as_slice));
-        Ok(())
+        self.running()?.get(key, read)
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
-        self.write(key, Some(value))
+        self.running()?.put(key, value)
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<(), StorageError> {
-        self.write(key, None)
+        self.running()?.delete(key)
     }
 
     fn scan_open(&mut self, scan: ScanId, range: ScanRange<'_>) -> Result<usize, StorageError> {
-        self.check()?;
-        let (slot, view) = self.view();
-        let in_range = |key: &[u8]| key >= range.start && range.end.is_none_or(|end| key < end);
-        let mut rows: Vec<_> = view
-            .into_iter()
-            .filter(|(key, _)| key.starts_with(&slot.to_be_bytes()))
-            .map(|(key, value)| (key[4..].to_vec(), value))
-            .filter(|(key, _)| in_range(key))
-            .collect();
-        // Popped from the back.
-        if !range.reverse {
-            rows.reverse();
-        }
-        let previous = self.scans[usize::from(scan.0)].replace(rows);
-        assert!(previous.is_none(), "the scan id is in use");
-        let (_, layer) = self.command.as_ref().expect("a command is open");
-        Ok(layer.keys().filter(|key| in_range(&key[4..])).count())
+        let written = self.running()?.scan_open(scan, range)?;
+        assert!(self.open_scans.insert(scan.0), "the scan id is in use");
+        Ok(written)
     }
 
     fn scan_next(&mut self, scan: ScanId, row: &mut RowFn<'_>) -> Result<(), StorageError> {
-        self.check()?;
-        let rows = self.scans[usize::from(scan.0)].as_mut().expect("the scan is open");
-        while let Some((key, value)) = rows.last() {
-            if row(key, value).is_break() {
-                return Ok(());
-            }
-            rows.pop();
-        }
-        Ok(())
+        assert!(self.open_scans.contains(&scan.0), "the scan is open");
+        self.running()?.scan_next(scan, row)
     }
 
     fn scan_close(&mut self, scan: ScanId) {
-        assert!(self.scans[usize::from(scan.0)].take().is_some(), "the scan is open");
+        assert!(self.open_scans.remove(&scan.0), "the scan is open");
+        self.inner.scan_close(scan);
     }
 }

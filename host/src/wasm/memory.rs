@@ -1,8 +1,11 @@
-//! The state of one shard in memory, for trying plugins.
+//! A storage in memory: for trying plugins without a node.
 
 use std::{any::Any, collections::BTreeMap, ops::Bound};
 
-use crate::wasm::{PluginStorage, RowFn, ScanId, ScanRange, StorageError};
+use super::{
+    error::StorageError,
+    storage::{PluginStorage, RowFn, ScanId, ScanRange},
+};
 
 type Row = (Vec<u8>, Vec<u8>);
 
@@ -10,7 +13,7 @@ type Row = (Vec<u8>, Vec<u8>);
 pub type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// State, the running command's layer over it, and what each command wrote.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryStorage {
     /// Stored keys begin with their slot.
     state: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -34,26 +37,34 @@ impl MemoryStorage {
         std::mem::take(&mut self.sealed)
     }
 
+    /// All rows stored, their keys behind the slot (4 bytes, big endian).
+    pub fn rows(&self) -> &BTreeMap<Vec<u8>, Vec<u8>> {
+        &self.state
+    }
+
+    /// Stores a row without a command.
+    pub fn insert(&mut self, slot: u32, key: &[u8], value: &[u8]) {
+        self.state.insert(stored(slot, key), value.to_vec());
+    }
+
     fn stored(&self, key: &[u8]) -> Vec<u8> {
-        [&self.slot.to_be_bytes()[..], key].concat()
+        stored(self.slot, key)
     }
 
     /// The rows of the slot within a range, with the running command's writes.
-    fn rows(&self, range: &ScanRange<'_>) -> Vec<Row> {
-        let after_slot = (u64::from(self.slot) + 1).to_be_bytes();
-        let end = match range.end {
-            Some(end) => self.stored(end),
-            None => after_slot[4..].to_vec(),
-        };
+    fn rows_within(&self, range: &ScanRange<'_>) -> Vec<Row> {
         let start = self.stored(range.start);
-        // The last slot of all has nothing after it; no cluster has so many.
-        if start >= end {
+        let end = range.end.map_or(Bound::Unbounded, |end| Bound::Excluded(self.stored(end)));
+        if matches!(&end, Bound::Excluded(end) if *end <= start) {
             return Vec::new();
         }
-        let within = (Bound::Included(start), Bound::Excluded(end));
+        let within = (Bound::Included(start), end);
+        let slot = self.slot.to_be_bytes();
+        let of_slot = |key: &&Vec<u8>| key.starts_with(&slot);
         let mut rows: BTreeMap<_, _> = self
             .state
             .range(within.clone())
+            .take_while(|(key, _)| of_slot(key))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
         for (key, value) in self.layer.range(within) {
@@ -64,6 +75,10 @@ impl MemoryStorage {
         }
         rows.into_iter().map(|(key, value)| (key[4..].to_vec(), value)).collect()
     }
+}
+
+fn stored(slot: u32, key: &[u8]) -> Vec<u8> {
+    [&slot.to_be_bytes()[..], key].concat()
 }
 
 impl PluginStorage for MemoryStorage {
@@ -106,7 +121,7 @@ impl PluginStorage for MemoryStorage {
     }
 
     fn scan_open(&mut self, scan: ScanId, range: ScanRange<'_>) -> Result<usize, StorageError> {
-        let mut rows = self.rows(&range);
+        let mut rows = self.rows_within(&range);
         if !range.reverse {
             rows.reverse();
         }
