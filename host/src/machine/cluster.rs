@@ -101,11 +101,10 @@ impl Machine {
             let replica = node.and_then(|node| child.membership.replica_on(node));
             child.replica = replica.ok_or("a split's child has no replica here")?;
             let group = child.group;
-            if self.shard(group).is_some() {
-                return Err(format!("group {group}, which a split makes, is here already").into());
-            }
-            if self.tombstone(group).is_some_and(|last| child.replica <= last) {
-                // It was removed before this replica heard that it was made.
+            let was_here = self.tombstone(group).is_some_and(|last| child.replica <= last);
+            if was_here || self.shard(group).is_some() {
+                // It was removed before this replica heard that it was made, or came by a
+                // snapshot from after it gave these slots away.
                 progress.lost = child.slots;
             } else {
                 let state = first_state(&progress.state, group);

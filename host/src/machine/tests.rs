@@ -371,6 +371,31 @@ fn a_split_hands_slots_over_with_what_is_in_them_and_is_on_disk_then() {
 }
 
 #[test]
+fn a_child_that_came_by_a_snapshot_without_its_slots_stays_as_it_is_when_its_split_is_applied() {
+    let fixture = fixture();
+    fixture.apply(vec![entry(6, 7, vec![put(1, "a", "1"), put(9, "b", "2")])]);
+    // It was ended meanwhile.
+    let ended = ShardRecord {
+        group: CHILD,
+        replica: first_replica(CHILD),
+        epoch: 3,
+        slots: Vec::new(),
+        membership: Membership::of_voters([(first_replica(CHILD), node_number("node1"))].into()),
+        phase: Phase::Retired,
+        ..fixture.record(GROUP)
+    };
+    fixture.machine.found_shard(ended.clone()).unwrap();
+    let split = ShardChange::Split { child: CHILD, name: "b".into(), slots: slots(5, 10) };
+    let (outcome, effects) = fixture.change(GROUP, 1, &split);
+    assert!(matches!(outcome, CommandOutcome::Applied(_)), "{outcome:?}");
+    assert!(effects.born.is_empty());
+    assert_eq!((fixture.record(CHILD), fixture.record(GROUP).slots), (ended, slots(0, 5)));
+    assert_eq!(fixture.get(1, "a").unwrap(), "1");
+    let left = ShardRecord { slots: slots(5, 10), ..fixture.record(GROUP) };
+    assert!(structural::Surroundings::is_empty(&*fixture.machine, &left).unwrap());
+}
+
+#[test]
 fn a_merge_takes_effect_only_while_it_is_prepared_and_of_what_is_frozen() {
     let fixture = fixture();
     fixture.apply(vec![entry(6, 7, vec![put(1, "a", "1"), put(9, "b", "2")])]);

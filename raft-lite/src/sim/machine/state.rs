@@ -241,15 +241,17 @@ impl State {
     }
 
     /// A split takes effect on this node: the new group has a replica here, or its
-    /// slots leave the node.
+    /// slots leave the node. It may have had one before, or have one already that came by
+    /// a snapshot from after the group gave its slots away.
     fn bear(&mut self, node: NodeId, child: GroupId, record: Record, effects: &mut Effects) {
         let id = record.membership.replica_on(node);
-        let id = id.filter(|id| self.destroyed.get(&child).is_none_or(|last| last < id));
+        let is_here = self.replicas.contains_key(&child);
+        let is_news = |id: &ReplicaId| self.destroyed.get(&child).is_none_or(|last| last < id);
+        let id = id.filter(|id| !is_here && is_news(id));
         let Some(id) = id else { return self.wipe(child, &record.slots) };
         let replica = Replica::new(id, record);
         effects.born.push(replica.descriptor(child));
-        let before = self.replicas.insert(child, replica);
-        assert!(before.is_none(), "node {node} had a replica of group {child} before its split");
+        self.replicas.insert(child, replica);
     }
 
     /// Whether a snapshot of a group covers nothing that another replica here owns, but

@@ -225,6 +225,14 @@ fn a_source_goes_with_a_snapshot_of_the_target_that_absorbed_it() {
 }
 
 /// Proposes to remove a node's replica. Gives the answer, once there is one.
+/// It came by a snapshot, which was in nobody's way any more.
+#[test]
+fn a_child_may_be_here_without_its_slots_before_its_split_is() {
+    for seed in [1_795_650_837_326, 1_795_650_837_906] {
+        run(seed, Options::default());
+    }
+}
+
 fn remove(sim: &mut Sim, leader: NodeId, node: NodeId) -> Answer {
     let group = sim.groups[0];
     let membership = sim.nodes[&leader].machine.record(group).unwrap().membership;
