@@ -72,7 +72,7 @@ pub trait Encode<T> {
 /// # }
 /// ```
 pub trait TypedMachine {
-    /// How messages are written: [`Json`](crate::Json), [`Prost`](crate::Prost), or a format of one's
+    /// How messages are written: `Json`, `Prost`, or a format of one's
     /// own.
     type Format: Decode<Self::Command>
         + Decode<Self::Query>

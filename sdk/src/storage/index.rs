@@ -32,7 +32,7 @@ impl<K: Key, T: Key> Index<K, T> {
         Q: KeyBytes + ?Sized,
         U: KeyBytes + ?Sized,
     {
-        context.put(&*self.space.key(&(key, item))?, b"");
+        context.put(&self.space.key(&(key, item))?, b"");
         Ok(())
     }
 
@@ -44,7 +44,7 @@ impl<K: Key, T: Key> Index<K, T> {
         Q: KeyBytes + ?Sized,
         U: KeyBytes + ?Sized,
     {
-        context.delete(&*self.space.key(&(key, item))?);
+        context.delete(&self.space.key(&(key, item))?);
         Ok(())
     }
 
@@ -61,7 +61,7 @@ impl<K: Key, T: Key> Index<K, T> {
         Q: KeyBytes + ?Sized,
         U: KeyBytes + ?Sized,
     {
-        Ok(context.contains(&*self.space.key(&(key, item))?))
+        Ok(context.contains(&self.space.key(&(key, item))?))
     }
 
     /// A scan in the order of the sort keys, to be narrowed by them; [`keys`](Range::keys) gives the

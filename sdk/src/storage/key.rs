@@ -218,7 +218,8 @@ mod tests {
 
     #[test]
     fn strings_and_bytes_are_in_order_whatever_they_hold() {
-        let words = ["", "\0", "\0\0", "\0\u{1}", "\0a", "\u{1}", "a", "a\0", "a\0b", "ab", "b", "é"];
+        let words =
+            ["", "\0", "\0\0", "\0\u{1}", "\0a", "\u{1}", "a", "a\0", "a\0b", "ab", "b", "é"];
         check(&words.map(str::to_owned));
         let bytes: [&[u8]; 7] = [b"", b"\0", b"\0\x01", b"\0\xff", b"\x01", b"\xff", b"\xff\0"];
         check(&bytes.map(<[u8]>::to_vec));

@@ -43,7 +43,7 @@ impl<K: Key, V: Value> Map<K, V> {
     where
         K: Borrow<Q>,
     {
-        Ok(context.contains(&*self.space.key(key)?))
+        Ok(context.contains(&self.space.key(key)?))
     }
 
     /// Sets `key` to `value`.
@@ -60,11 +60,15 @@ impl<K: Key, V: Value> Map<K, V> {
     }
 
     /// Removes `key`; nothing happens if it has no value.
-    pub fn remove<Q: KeyBytes + ?Sized>(&self, context: &Context<'_>, key: &Q) -> Result<(), Failure>
+    pub fn remove<Q: KeyBytes + ?Sized>(
+        &self,
+        context: &Context<'_>,
+        key: &Q,
+    ) -> Result<(), Failure>
     where
         K: Borrow<Q>,
     {
-        context.delete(&*self.space.key(key)?);
+        context.delete(&self.space.key(key)?);
         Ok(())
     }
 
