@@ -54,9 +54,12 @@
 //! - [`storage`]: maps, indexes, queues and counters with documented layouts.
 //! - [`Random`], [`error!`], [`warn!`], [`info!`], [`debug!`]: random numbers from the command's seed, lines
 //!   for the node's log.
+//! - The feature `small-allocator`: a module of half the size, for plugins whose messages are small.
 //! - `testing` and `native` (not on wasm32): the same plugin in `cargo test`, and on a host of one's
 //!   own.
 
+#[cfg(any(test, all(target_arch = "wasm32", feature = "small-allocator")))]
+mod allocator;
 mod buffer;
 pub mod codes;
 mod context;
