@@ -46,11 +46,11 @@ if [ -n "$all" ]; then
 fi
 plugins=${plugins:-kv}
 if [ -z "$out" ]; then
-    [ "$(echo $plugins)" = kv ] || {
-        echo "build-plugins: plugins/dist is for kv.wasm alone; say where the others go with --out" >&2
-        exit 2
-    }
-    out=plugins/dist
+    case $plugins in
+        kv | ' kv') out=plugins/dist ;;
+        *) echo "build-plugins: plugins/dist is for kv.wasm alone; say where the others go with --out" >&2
+           exit 2 ;;
+    esac
 fi
 
 target=wasm32-unknown-unknown
