@@ -14,7 +14,7 @@ use std::ops::Deref;
 use crate::imports::Backend;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::native::Backend;
-use crate::{Buffer, Scan, Values};
+use crate::{Buffer, Random, Scan, Values};
 
 /// What the log says about a command, the same on every replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +127,13 @@ impl<'h> QueryContext<'h> {
     #[must_use]
     pub fn seed(&self) -> [u8; 32] {
         self.facts().seed
+    }
+
+    /// Random numbers from the [`seed`](Self::seed), the same on every replica. Each call begins anew:
+    /// a command makes one generator and hands it on.
+    #[must_use]
+    pub fn random(&self) -> Random {
+        Random::from_seed(self.seed())
     }
 
     /// A line for the log of the node. Each replica writes its own; it is no part of the result.

@@ -49,15 +49,30 @@
 //! - [`StateMachine`], [`Response`], [`Failure`]: what a plugin is.
 //! - [`Context`], [`QueryContext`], [`Scan`]: what it may do.
 //! - [`plugin!`]: makes it a module.
+//! - [`TypedMachine`], [`Typed`]: commands that are types instead of bytes, in JSON (feature `json`),
+//!   protocol buffers (feature `prost`), or a format of one's own.
+//! - [`storage`]: maps, indexes, queues and counters with documented layouts.
+//! - [`Random`], [`error!`], [`warn!`], [`info!`], [`debug!`]: random numbers from the command's seed, lines
+//!   for the node's log.
+//! - The feature `small-allocator`: a module smaller by 8 kB, for plugins whose messages are
+//!   small.
 //! - `testing` and `native` (not on wasm32): the same plugin in `cargo test`, and on a host of one's
 //!   own.
 
+#[cfg(any(test, all(target_arch = "wasm32", feature = "small-allocator")))]
+mod allocator;
 mod buffer;
+pub mod codes;
 mod context;
+mod formats;
 mod limits;
+mod logging;
 mod machine;
 mod module;
+mod random;
 mod scan;
+pub mod storage;
+mod typed;
 mod values;
 
 #[cfg(target_arch = "wasm32")]
@@ -71,9 +86,15 @@ pub mod testing;
 
 pub use buffer::Buffer;
 pub use context::{Context, Facts, Level, QueryContext};
+#[cfg(feature = "json")]
+pub use formats::Json;
+#[cfg(feature = "prost")]
+pub use formats::Prost;
 pub use limits::{MAX_KEY_LEN, MAX_OPEN_SCANS, MAX_VALUE_LEN};
 pub use machine::{Failure, Response, StateMachine};
+pub use random::Random;
 pub use scan::{Row, Rows, Scan, ScanRange};
+pub use typed::{Decode, Encode, Typed, TypedMachine};
 pub use values::Values;
 
 /// What the [`plugin!`] macro expands to. Not for use by hand; it may change with every release.

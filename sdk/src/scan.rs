@@ -189,7 +189,7 @@ impl Drop for Rows<'_, '_> {
 }
 
 /// The smallest key above every key that begins with `prefix`, if there is one.
-fn successor(prefix: &[u8]) -> Option<Buffer> {
+pub(crate) fn successor(prefix: &[u8]) -> Option<Buffer> {
     let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
     let mut next = Buffer::from(&prefix[..=last]);
     next[last] += 1;

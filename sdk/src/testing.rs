@@ -11,8 +11,8 @@ use std::vec::IntoIter;
 
 use crate::native::{self, Host, append_row, row_len};
 use crate::{
-    Facts, Failure, Level, MAX_KEY_LEN, MAX_OPEN_SCANS, MAX_VALUE_LEN, Response, ScanRange,
-    StateMachine,
+    Decode, Encode, Facts, Failure, Level, MAX_KEY_LEN, MAX_OPEN_SCANS, MAX_VALUE_LEN, Response,
+    ScanRange, StateMachine, Typed, TypedMachine,
 };
 
 /// The keys and values of one slot.
@@ -97,6 +97,17 @@ impl<M: StateMachine> TestHost<M> {
         self.time_ms = time_ms;
     }
 
+    /// Lets the replicated time go on by `ms` milliseconds.
+    pub fn advance_ms(&mut self, ms: u64) {
+        self.time_ms += ms;
+    }
+
+    /// The replicated time in milliseconds.
+    #[must_use]
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
     /// Sets the index of the last entry, so that the next one follows it. It may go back, as when a
     /// slot moves to a shard with a shorter log.
     pub fn set_log_index(&mut self, log_index: u64) {
@@ -147,6 +158,42 @@ impl<M: StateMachine> TestHost<M> {
         }
         result.map(Response::into_vec)
     }
+}
+
+impl<M: TypedMachine> TestHost<Typed<M>> {
+    /// Applies one command, written in the machine's format, and reads its reply.
+    ///
+    /// # Panics
+    /// If the command cannot be written, or the reply not be read.
+    pub fn send(&mut self, command: &M::Command) -> Result<M::Reply, Failure>
+    where
+        M::Format: Encode<M::Command> + Decode<M::Reply>,
+    {
+        let command = written::<M::Format, _>(command);
+        self.apply(&command).map(|reply| read::<M::Format, _>(&reply))
+    }
+
+    /// Answers one query, written in the machine's format, and reads the answer.
+    ///
+    /// # Panics
+    /// If the query cannot be written, or the answer not be read.
+    pub fn ask(&mut self, query: &M::Query) -> Result<M::Answer, Failure>
+    where
+        M::Format: Encode<M::Query> + Decode<M::Answer>,
+    {
+        let query = written::<M::Format, _>(query);
+        self.query(&query).map(|answer| read::<M::Format, _>(&answer))
+    }
+}
+
+fn written<F: Encode<T>, T>(message: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    F::encode(message, &mut bytes).expect("the message can be written");
+    bytes
+}
+
+fn read<F: Decode<T>, T>(bytes: &[u8]) -> T {
+    F::decode(bytes).expect("the answer can be read")
 }
 
 impl<M: StateMachine> Default for TestHost<M> {

@@ -14,12 +14,16 @@ use toml::{Table, Value};
 
 /// The crates, their folders, and which of ours they may depend on; tests and
 /// benchmarks may depend on all.
-const CRATES: [(&str, &str, &[&str]); 5] = [
+const CRATES: [(&str, &str, &[&str]); 9] = [
     ("raft-kv-sdk", "sdk", &[]),
     ("raft-kv-proto", "proto", &[]),
     ("raft-lite", "raft-lite", &[]),
     ("raft-kv-client", "client", &["raft-kv-proto"]),
     ("raft-kv-plugin-kv", "plugins/kv", &["raft-kv-sdk"]),
+    ("raft-kv-plugin-counter", "plugins/counter", &["raft-kv-sdk"]),
+    ("raft-kv-plugin-ledger", "plugins/ledger", &["raft-kv-sdk"]),
+    ("raft-kv-plugin-lock", "plugins/lock", &["raft-kv-sdk"]),
+    ("raft-kv-plugin-queue", "plugins/queue", &["raft-kv-sdk"]),
 ];
 
 /// The rooms of the host, from the socket to the disk, and which others each may
