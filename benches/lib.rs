@@ -9,7 +9,7 @@ use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use raft_kv::{
-    machine::{DEFAULT_PLUGIN, Machine, PluginStore, Threads},
+    machine::{Compiler, DEFAULT_PLUGIN, Machine, PluginStore, Threads},
     storage::{ShardRecord, Slot, SlotRange, SnapshotFolders, Storage, StorageOptions, slot_of},
 };
 use raft_kv_plugin_kv::protocol::{Command as KvCommand, Put, Query as KvQuery};
@@ -50,7 +50,8 @@ impl Fixture {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let storage = open_storage(&folder.path().join("state"));
         let threads = Threads { appliers: 1, servers: 1 };
-        let plugins = PluginStore::open(folder.path().join("plugins"), threads.executors());
+        let plugins =
+            PluginStore::open(folder.path().join("plugins"), threads.executors(), Compiler::Here);
         let plugins = Arc::new(plugins.expect("the plugin folder can be made"));
         let snapshots = SnapshotFolders::open(folder.path().join("snapshots"));
         let snapshots = Arc::new(snapshots.expect("the snapshot folder can be made"));

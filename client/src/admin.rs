@@ -5,6 +5,7 @@
 //! again begins nothing new, and then asked for until it has ended.
 
 mod change;
+mod plugin;
 mod view;
 
 use std::{
@@ -25,6 +26,7 @@ use crate::{
 };
 
 pub use change::Change;
+pub use plugin::Activation;
 pub use view::{ClusterNode, ClusterOperation, ClusterShard, ClusterState, OperationState};
 
 /// How long an operation is waited for unless said otherwise.

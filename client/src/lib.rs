@@ -66,14 +66,16 @@ mod session;
 mod value;
 
 pub use admin::{
-    Admin, Change, ClusterNode, ClusterOperation, ClusterShard, ClusterState, OperationState,
+    Activation, Admin, Change, ClusterNode, ClusterOperation, ClusterShard, ClusterState,
+    OperationState,
 };
 pub use client::{ClientBuilder, RaftKVClient};
 pub use endpoint::{Endpoint, IntoEndpoints};
 pub use error::{Error, Result};
 pub use operation::{Operation, Outcome};
 pub use raft_kv_proto::v1::{
-    PluginInfo, ShardStatus, SlotRange, StatusResponse, plugin_error::Kind as PluginErrorKind,
+    ActiveShard, PluginInfo, PluginView, ShardStatus, ShardTrial, SlotRange, StatusResponse,
+    plugin_error::Kind as PluginErrorKind,
 };
 pub use scan::{Scan, ScanStream};
 pub use value::{IntoBytes, KeyValue, Version, Versioned};

@@ -18,12 +18,17 @@
 //! | absorb | the same | exact epoch, prepared for this merge; the replica of the other shard here is frozen for it, by the entry named |
 //! | cancel | the same | exact epoch, the other shard not taken in; raises the epoch in any case |
 //! | unfreeze | the same | exact epoch; raises the epoch in any case |
+//! | activate | the same, and the module compiled on every node with a replica | exact epoch, serving, the state carried over within the limits; waits for the module |
 //! | retire | the same | exact epoch, serving, all replicas voters, empty unless forced |
 //! | meta's commands | none | each by its own rule (`meta`) |
 
+mod activation;
 mod apply;
+mod checkpoints;
 mod cluster;
+mod compiler;
 mod executors;
+mod meter;
 mod plugin_storage;
 mod plugins;
 mod query;
@@ -36,7 +41,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::Sender,
     },
 };
@@ -48,13 +53,17 @@ use tokio::sync::watch;
 use crate::{
     meta::{META_GROUP, MetaState},
     storage::{
-        ApplyState, MAX_SLOTS, PluginId, ShardRecord, Slot, SlotRange, SnapshotFolders, Storage,
-        StorageError, WriteSet,
+        Allowance, ApplyState, MAX_SLOTS, PluginId, ShardRecord, Slot, SlotRange, SnapshotFolders,
+        Storage, StorageError, WriteSet,
     },
     wasm::{Limits, PluginModule},
 };
 
+pub use activation::{CarriedOver, NotCarriedOver};
+use checkpoints::Checkpoints;
+pub use compiler::{COMPILE, CompileError, CompileLimits, Compiler, compile_in_this_process};
 use executors::ExecutorPool;
+pub use meter::{PluginCounts, PluginMeter};
 pub use plugins::{DEFAULT_PLUGIN, PluginFileError, PluginStore, plugin_id};
 pub use query::{Freshness, Query, QueryError, QueryReply, ShardReader};
 use sessions::Sessions;
@@ -64,11 +73,23 @@ pub use structural::{Refusal, ShardChange};
 pub struct Shard {
     record: ShardRecord,
     /// None for the cluster's own group.
-    plugin: Option<(PluginModule, Limits)>,
+    plugin: Option<ShardPlugin>,
     /// How far it got; changed only by the thread that applies its entries.
     applied: Arc<Mutex<ApplyState>>,
     /// What clients were answered lately; for the same thread.
     sessions: Arc<Mutex<Sessions>>,
+    /// What is stored is about to be another plugin's; set before it is written.
+    switching: AtomicBool,
+    /// The state hash at some indexes, to be compared with the other replicas'.
+    checkpoints: Arc<Mutex<Checkpoints>>,
+}
+
+/// What gives a shard's commands their meaning.
+#[derive(Clone)]
+struct ShardPlugin {
+    module: PluginModule,
+    limits: Limits,
+    meter: Arc<PluginMeter>,
 }
 
 impl Shard {
@@ -79,12 +100,28 @@ impl Shard {
 
     /// The plugin it runs; the cluster's own group has none.
     pub fn module(&self) -> Option<&PluginModule> {
-        self.plugin.as_ref().map(|(module, _)| module)
+        self.plugin.as_ref().map(|plugin| &plugin.module)
     }
 
     /// How far the replica got.
     pub fn applied(&self) -> ApplyState {
         *self.applied.lock()
+    }
+
+    /// The state hash at some indexes, the newest last.
+    pub fn checkpoints(&self) -> Vec<(u64, u64)> {
+        let applied = self.applied();
+        let mut checkpoints = self.checkpoints.lock().to_vec();
+        let newest = (applied.applied.index.0, applied.state_hash);
+        if checkpoints.last() != Some(&newest) {
+            checkpoints.push(newest);
+        }
+        checkpoints
+    }
+
+    /// Commands that failed here by the plugin's fault since the node started.
+    pub fn plugin_faults(&self) -> u64 {
+        self.plugin.as_ref().map_or(0, |plugin| plugin.meter.faults())
     }
 
     /// The same replica with another record.
@@ -95,6 +132,8 @@ impl Shard {
             // Shared: an applier may be at work with the shard as it was.
             applied: Arc::clone(&self.applied),
             sessions: Arc::clone(&self.sessions),
+            switching: AtomicBool::new(false),
+            checkpoints: Arc::clone(&self.checkpoints),
         }
     }
 
@@ -102,6 +141,11 @@ impl Shard {
     /// had, or has got, is known no more.
     fn with_slots(&self, record: ShardRecord) -> Shard {
         Shard { sessions: Arc::default(), ..self.with_record(record) }
+    }
+
+    /// Whether what is stored may be another plugin's than the one that is known here.
+    fn is_switching(&self) -> bool {
+        self.switching.load(Ordering::Acquire)
     }
 }
 
@@ -228,10 +272,17 @@ impl Machine {
     fn shard_of(&self, record: ShardRecord, state: ApplyState) -> Result<Shard, PluginFileError> {
         let plugin = match record.group {
             META_GROUP => None,
-            _ => Some((self.plugins.module(&record.plugin)?, Limits::default())),
+            _ => Some(self.shard_plugin(self.plugins.module(&record.plugin)?, record.allowance)),
         };
         let applied = Arc::new(Mutex::new(state));
-        Ok(Shard { record, plugin, applied, sessions: Arc::default() })
+        let switching = AtomicBool::new(false);
+        let (sessions, checkpoints) = Default::default();
+        Ok(Shard { record, plugin, applied, sessions, switching, checkpoints })
+    }
+
+    fn shard_plugin(&self, module: PluginModule, allowance: Allowance) -> ShardPlugin {
+        let meter = self.plugins.meter(&module.hash().0);
+        ShardPlugin { module, limits: limits_of(allowance), meter }
     }
 
     /// The slots that no shard on this node owns.
@@ -313,9 +364,14 @@ impl Machine {
         self.fresh_from.store(group.0, Ordering::Relaxed);
     }
 
-    /// A module that is stored here, by its hash.
+    /// A module that is compiled here, by its hash.
     pub fn plugin(&self, id: &PluginId) -> Option<PluginModule> {
-        self.plugins.module(id).ok()
+        self.plugins.loaded(id)
+    }
+
+    /// The plugin modules of this node.
+    pub fn plugins(&self) -> &Arc<PluginStore> {
+        &self.plugins
     }
 
     /// What a module calls itself; empty if it is not stored here.
@@ -331,6 +387,15 @@ impl Machine {
     /// The database below.
     pub fn storage(&self) -> &Arc<Storage> {
         &self.storage
+    }
+}
+
+/// What a shard's commands may use.
+fn limits_of(Allowance { fuel, memory_bytes }: Allowance) -> Limits {
+    let default = Limits::default();
+    Limits {
+        fuel_per_command: if fuel == 0 { default.fuel_per_command } else { fuel },
+        memory_bytes: if memory_bytes == 0 { default.memory_bytes } else { memory_bytes as usize },
     }
 }
 

@@ -11,13 +11,16 @@
 //!   epoch;
 //! - a group that ended (deleted, or merged into another) never comes back, and its
 //!   number is never given again;
-//! - an operation takes part in no other's shards while it runs.
+//! - an operation takes part in no other's shards while it runs, those that change plugins excepted:
+//!   of these, one at a time changes any;
+//! - name and version stand for one module, as long as it is known.
 //!
 //! Nothing here does input or output.
 
 mod begin;
 mod command;
 mod operation;
+mod plugin;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -25,8 +28,11 @@ mod tests;
 use raft_lite::GroupId;
 
 pub use begin::check_node_id;
-pub use command::{Begin, Change, MetaCommand, MetaError, MetaReply, Observe, PutNode, Step};
-pub use operation::{Operation, OperationStep, Outcome, Task, TaskKind};
+pub use command::{
+    Begin, Change, HavePlugin, MetaCommand, MetaError, MetaReply, Observe, PutNode, PutPlugin, Step,
+};
+pub use operation::{Operation, OperationStep, Outcome, Switch, Task, TaskKind};
+pub use plugin::PluginEntry;
 pub use state::{Ended, MetaState, NodeEntry};
 
 /// The group that keeps this.

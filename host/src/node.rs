@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     api,
-    machine::{Machine, OpenError, PluginFileError, PluginStore, Threads, plugin_id},
+    machine::{Compiler, Machine, OpenError, PluginFileError, PluginStore, Threads, plugin_id},
     meta::{META_GROUP, MetaState},
     metrics::Metrics,
     network::{BirthError, Introduction, Network, NetworkConfig, PeerConfig},
@@ -70,6 +70,8 @@ pub struct NodeConfig {
     pub snapshot_bytes_per_second: u64,
     /// When the balancer does what.
     pub balancer: BalancerConfig,
+    /// Where modules of plugins are compiled.
+    pub compiler: Compiler,
     /// Settings of the Raft runtime.
     pub raft: raft_lite::Config,
 }
@@ -160,6 +162,7 @@ pub struct Node {
     raft: Arc<MultiRaft>,
     network: Arc<Network>,
     storage: Arc<Storage>,
+    plugins: Arc<PluginStore>,
     service: Arc<Service>,
     introduction: Introduction,
     disk_watch: AbortHandle,
@@ -201,6 +204,7 @@ impl Node {
         network.start(Arc::clone(&raft));
         let metrics = Metrics::new().map_err(|error| NodeError::Server(error.to_string()))?;
         let metrics = Arc::new(metrics);
+        let plugins = Arc::clone(machine.plugins());
         let disk =
             Disk { folder: config.data_dir.clone(), reserve_bytes: config.disk_reserve_bytes };
         let disk_watch = disk::watch(disk, Arc::clone(&raft), Arc::clone(&metrics));
@@ -223,6 +227,7 @@ impl Node {
             raft,
             network,
             storage,
+            plugins,
             service,
             introduction,
             disk_watch,
@@ -241,7 +246,17 @@ impl Node {
     /// Serves until `stop` resolves, or until the node is removed from the cluster; then
     /// answers what is under way and brings everything to the disk.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-        let Node { raft, network, storage, service, introduction, disk_watch, listener, .. } = self;
+        let Node {
+            raft,
+            network,
+            storage,
+            plugins,
+            service,
+            introduction,
+            disk_watch,
+            listener,
+            ..
+        } = self;
         let mut following = self.following;
         let (peers, streams) = (Arc::clone(&network), Arc::clone(&service));
         let removed = service.removed();
@@ -268,6 +283,7 @@ impl Node {
         disk_watch.abort();
         following.shutdown().await;
         network.stop();
+        plugins.close();
         raft.shutdown();
         storage.flush()?;
         Ok(())
@@ -285,7 +301,8 @@ fn open_machine(
 ) -> Result<(Arc<Machine>, PluginId, MetaState), NodeError> {
     let servers = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = Threads { appliers: config.raft.appliers, servers };
-    let plugins = PluginStore::open(config.data_dir.join("plugins"), threads.executors())?;
+    let folder = config.data_dir.join("plugins");
+    let plugins = PluginStore::open(folder, threads.executors(), config.compiler.clone())?;
     let plugins = Arc::new(plugins);
     let (store, folders) = (Arc::clone(&plugins), Arc::clone(folders));
     let fresh_from = GroupId(identity.fresh_from);
@@ -297,7 +314,8 @@ fn open_machine(
     }
     let plugin = plugin_id(&identity.plugin);
     let records = founding::first_records(identity, plugin);
-    let first = founding::first_state(identity, &records);
+    let entry = founding::first_plugin(identity, &plugins);
+    let first = founding::first_state(identity, &records, entry);
     if !is_founded {
         let begins_empty = identity.came_back || identity.joined;
         let own = records.into_iter().filter(|r| r.replica != ReplicaId::default());

@@ -14,6 +14,7 @@ mod join;
 mod kv;
 mod moves;
 mod orders;
+mod plugins;
 mod propose;
 mod read;
 mod routing;
@@ -36,7 +37,7 @@ use crate::{
     machine::Machine, meta::MetaState, metrics::Metrics, network::Network, storage::PluginId,
 };
 
-pub use crate::{metrics::OperationKind, storage::SlotRange};
+pub use crate::{metrics::OperationKind, storage::SlotRange, wasm::MAX_MODULE_BYTES};
 pub use batch::{KvKind, Operation, OperationReply};
 pub use checksum::Checksum;
 pub use cluster::{ClusterView, NodeView, OperationRequest, OperationView, ShardView};
@@ -44,6 +45,7 @@ pub use control::BalancerConfig;
 pub use error::{FailureKind, ServiceError};
 pub use follow::COPY_FILE;
 pub use kv::{Expected, Versioned};
+pub use plugins::{Activation, ActiveShard, PluginView, ShardTrial, describe_plugin};
 pub use routing::{LeaderRoute, RoutingTable};
 pub use scan::{Pair, ScanRequest, Scanner};
 pub use state_machine::{Request, RequestKind, ShardRequests};

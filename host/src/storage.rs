@@ -23,7 +23,8 @@ pub use folders::{SnapshotData, SnapshotFile, SnapshotFolders, fetched, folder_o
 pub use keys::{MAX_SLOTS, Slot, SlotRange, data_key, slot_of};
 pub use overlay::{Overlay, RowSink, ScanBounds};
 pub use record::{
-    ApplyState, Frozen, MergeId, Phase, PluginId, ShardRecord, first_replica, node_number,
+    Allowance, ApplyState, Frozen, MergeId, Phase, PluginId, ShardRecord, first_replica,
+    node_number,
 };
 pub use slots::{count, normalized, overlap, split_at, without};
 pub use transfer::{Arrival, ExportedFile};

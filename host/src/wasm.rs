@@ -48,6 +48,7 @@
 //! anything of wasmtime's that no plugin can cause. The caller drops the batch and stops the replica.
 
 mod abi;
+mod artifact;
 mod check;
 mod engine;
 mod error;
@@ -64,6 +65,7 @@ mod storage;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use artifact::ArtifactError;
 pub use check::{MAX_MODULE_BYTES, ModuleInfo, check as check_module};
 pub use engine::PluginEngine;
 pub use error::{FailureKind, HostError, ModuleError, PluginFailure, PluginResult, StorageError};

@@ -355,6 +355,16 @@ impl MultiRaft {
         }
     }
 
+    /// Takes a replica out of service for good, for a reason that only its user can know.
+    pub fn halt(&self, group: GroupId, replica: ReplicaId, reason: &str) {
+        let found = self.registry.get(group).filter(|shared| shared.replica == replica);
+        if let Some(shared) = found {
+            tracing::error!(group = group.0, "the replica is taken out of service: {reason}");
+            shared.halt(reason.to_owned());
+            self.send(group, Input::Notice(Notice::Wake(group)));
+        }
+    }
+
     /// Why a request to a group can not be taken, if so.
     fn refusal(&self, group: GroupId) -> Option<RequestError> {
         match self.registry.with(group, |shared| shared.halted().map(str::to_owned)) {

@@ -3,7 +3,9 @@
 use std::sync::Once;
 
 use crate::imports::{self, Backend};
-use crate::{Buffer, Context, Failure, QueryContext, Response, StateMachine};
+use crate::{
+    Buffer, Context, Failure, Migrate, Migration, QueryContext, Response, StateMachine, codes,
+};
 
 /// What the export `apply` does.
 pub fn apply<M: StateMachine>() {
@@ -13,6 +15,17 @@ pub fn apply<M: StateMachine>() {
 /// What the export `query` does.
 pub fn query<M: StateMachine>() {
     run_batch(|request| M::query(&QueryContext::new(Backend::new()), request));
+}
+
+/// What the export `migrate` does.
+pub fn migrate<M: Migrate>() {
+    run_batch(|command| match Migration::parse(command) {
+        Some(migration) => {
+            M::migrate(&Context::new(Backend::new()), &migration)?;
+            Ok(Response::empty())
+        }
+        None => Err(Failure::new(codes::MALFORMED, "the host's request to migrate is unknown")),
+    });
 }
 
 fn run_batch(run: impl Fn(&[u8]) -> Result<Response, Failure>) {

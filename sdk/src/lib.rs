@@ -46,7 +46,8 @@
 //! contract between module and host is written down in `docs/plugin-abi.md`; this crate is one way of
 //! keeping it.
 //!
-//! - [`StateMachine`], [`Response`], [`Failure`]: what a plugin is.
+//! - [`StateMachine`], [`Response`], [`Failure`]: what a plugin is; [`Migrate`], how it carries over the
+//!   state of another version.
 //! - [`Context`], [`QueryContext`], [`Scan`]: what it may do.
 //! - [`plugin!`]: makes it a module.
 //! - [`TypedMachine`], [`Typed`]: commands that are types instead of bytes, in JSON (feature `json`),
@@ -91,7 +92,7 @@ pub use formats::Json;
 #[cfg(feature = "prost")]
 pub use formats::Prost;
 pub use limits::{MAX_KEY_LEN, MAX_OPEN_SCANS, MAX_VALUE_LEN};
-pub use machine::{Failure, Response, StateMachine};
+pub use machine::{Failure, Migrate, Migration, Response, StateMachine};
 pub use random::Random;
 pub use scan::{Row, Rows, Scan, ScanRange};
 pub use typed::{Decode, Encode, Typed, TypedMachine};
@@ -101,6 +102,6 @@ pub use values::Values;
 #[doc(hidden)]
 pub mod __private {
     #[cfg(target_arch = "wasm32")]
-    pub use crate::batch::{apply, query};
+    pub use crate::batch::{apply, migrate, query};
     pub use crate::module::{check, section, section_len};
 }

@@ -22,6 +22,78 @@ pub trait StateMachine {
     fn query(context: &QueryContext<'_>, request: &[u8]) -> Result<Response, Failure>;
 }
 
+/// How the state that another version left is carried over.
+///
+/// A plugin that changes what it stores says so with `plugin!(Machine, migrate)`, and is then asked,
+/// slot by slot, when a shard is switched to it or away from it:
+///
+/// - from an older version of the plugin to this one, or from a plugin of another name;
+/// - from this version back to an older one, which knows nothing of what came after it.
+///
+/// All slots of a shard are carried over at one index of its log, with the switch itself, or the shard
+/// stays as it is. There is a limit on the rows, bytes and fuel of one switch (see the ABI).
+///
+/// ```
+/// use raft_kv_sdk::{Context, Failure, Migrate, Migration};
+/// # struct Counter;
+///
+/// impl Migrate for Counter {
+///     fn migrate(context: &Context<'_>, migration: &Migration<'_>) -> Result<(), Failure> {
+///         let (old, new) = (&b"count"[..], &b"total"[..]);
+///         let (from, to) = if migration.is_upgrade { (old, new) } else { (new, old) };
+///         if let Some(value) = context.get(from) {
+///             context.put(to, &value);
+///             context.delete(from);
+///         }
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait Migrate {
+    /// Carries one slot over.
+    ///
+    /// # Errors
+    /// Why it cannot be: the whole shard then stays with the version that it has.
+    fn migrate(context: &Context<'_>, migration: &Migration<'_>) -> Result<(), Failure>;
+}
+
+/// Between which versions state is carried over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migration<'a> {
+    /// Whether the state is to become this version's, as against an older one's.
+    pub is_upgrade: bool,
+    /// Name of the plugin that the state is of.
+    pub from_name: &'a str,
+    /// Its version.
+    pub from_version: &'a str,
+    /// Name of the plugin that it is to be of.
+    pub to_name: &'a str,
+    /// Its version.
+    pub to_version: &'a str,
+}
+
+impl<'a> Migration<'a> {
+    /// Reads the command that the host gives to `migrate`: lines `key=value`.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn parse(command: &'a [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(command).ok()?;
+        let value =
+            |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        Some(Self {
+            is_upgrade: match value("direction")? {
+                "up" => true,
+                "down" => false,
+                _ => return None,
+            },
+            from_name: value("from-name")?,
+            from_version: value("from-version")?,
+            to_name: value("to-name")?,
+            to_version: value("to-version")?,
+        })
+    }
+}
+
 /// The answer to a command or a query: any bytes, made from what one has with `into()`.
 ///
 /// A [`Buffer`] that came from the context becomes the response without a copy.

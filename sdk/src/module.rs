@@ -1,10 +1,11 @@
-//! What makes a crate a module the host accepts: the exports `apply` and `query` and the custom
-//! section `raftkv`. All of it is put together at compile time.
+//! What makes a crate a module the host accepts: the exports `apply`, `query` and perhaps `migrate`, and
+//! the custom section `raftkv`. All of it is put together at compile time.
 
 /// Makes a [`StateMachine`](crate::StateMachine) the plugin of this crate.
 ///
 /// `plugin!(Counter)` names the plugin after the crate; `plugin!(Counter, name: "counter")` names it
-/// otherwise. A name has 1–64 characters of `a-z`, `0-9`, `-` and `_`. The version is the crate's.
+/// otherwise. With `migrate` at the end, `plugin!(Counter, migrate)`, the module carries over state of
+/// other versions, as its [`Migrate`](crate::Migrate) says. A name has 1–64 characters of `a-z`, `0-9`, `-` and `_`. The version is the crate's.
 /// If the environment variable `RAFTKV_SOURCE_HASH` is set while compiling, the module carries it as
 /// the hash of its sources.
 ///
@@ -13,6 +14,25 @@
 macro_rules! plugin {
     ($machine:ty) => {
         $crate::plugin!($machine, name: ::core::env!("CARGO_PKG_NAME"));
+    };
+    ($machine:ty, migrate) => {
+        $crate::plugin!($machine, name: ::core::env!("CARGO_PKG_NAME"), migrate);
+    };
+    ($machine:ty, name: $name:expr, migrate) => {
+        $crate::plugin!($machine, name: $name);
+        const _: () = {
+            // SAFETY: this is the name that the ABI reserves for this function.
+            #[cfg(target_arch = "wasm32")]
+            #[unsafe(no_mangle)]
+            extern "C" fn migrate() {
+                $crate::__private::migrate::<$machine>();
+            }
+
+            #[cfg(not(target_arch = "wasm32"))]
+            const fn migrates<M: $crate::Migrate>() {}
+            #[cfg(not(target_arch = "wasm32"))]
+            const _: () = migrates::<$machine>();
+        };
     };
     ($machine:ty, name: $name:expr) => {
         const _: () = {

@@ -4,7 +4,10 @@
 use std::cell::RefCell;
 
 use crate::values::ABSENT;
-use crate::{Context, Facts, Failure, Level, QueryContext, Response, ScanRange, StateMachine};
+use crate::{
+    Context, Facts, Failure, Level, Migrate, Migration, QueryContext, Response, ScanRange,
+    StateMachine,
+};
 
 /// What a command is given when it runs natively: the ABI's imports as a trait.
 ///
@@ -51,6 +54,15 @@ pub fn apply<M: StateMachine>(host: &mut dyn Host, command: &[u8]) -> Result<Res
 /// Answers one query. It does not call [`Host::put`] or [`Host::delete`].
 pub fn query<M: StateMachine>(host: &mut dyn Host, request: &[u8]) -> Result<Response, Failure> {
     M::query(&QueryContext::new(Backend::new(host)), request)
+}
+
+/// Carries a slot over. What it wrote is the host's to keep or, if it failed, to drop.
+pub fn migrate<M: Migrate>(
+    host: &mut dyn Host,
+    migration: &Migration<'_>,
+) -> Result<Response, Failure> {
+    M::migrate(&Context::new(Backend::new(host)), migration)?;
+    Ok(Response::empty())
 }
 
 /// Appends one row in the layout of [`Host::scan_next`]: `u32` key length, `u32` value length, both

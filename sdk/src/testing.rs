@@ -11,8 +11,8 @@ use std::vec::IntoIter;
 
 use crate::native::{self, Host, append_row, row_len};
 use crate::{
-    Decode, Encode, Facts, Failure, Level, MAX_KEY_LEN, MAX_OPEN_SCANS, MAX_VALUE_LEN, Response,
-    ScanRange, StateMachine, Typed, TypedMachine,
+    Decode, Encode, Facts, Failure, Level, MAX_KEY_LEN, MAX_OPEN_SCANS, MAX_VALUE_LEN, Migrate,
+    Migration, Response, ScanRange, StateMachine, Typed, TypedMachine,
 };
 
 /// The keys and values of one slot.
@@ -157,6 +157,15 @@ impl<M: StateMachine> TestHost<M> {
             command.undo();
         }
         result.map(Response::into_vec)
+    }
+}
+
+impl<M: StateMachine + Migrate> TestHost<M> {
+    /// Carries the slot in use over, as the host does with each slot that has data. A failure leaves
+    /// it as it was.
+    pub fn migrate(&mut self, migration: &Migration<'_>) -> Result<(), Failure> {
+        self.log_index += 1;
+        self.run(0, |host| native::migrate::<M>(host, migration)).map(drop)
     }
 }
 

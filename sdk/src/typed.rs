@@ -8,7 +8,7 @@
 
 use std::marker::PhantomData;
 
-use crate::{Context, Failure, QueryContext, Response, StateMachine, codes};
+use crate::{Context, Failure, Migrate, Migration, QueryContext, Response, StateMachine, codes};
 
 /// Reads `T` from bytes in some format.
 pub trait Decode<T> {
@@ -115,6 +115,12 @@ impl<M: TypedMachine> StateMachine for Typed<M> {
     fn query(context: &QueryContext<'_>, request: &[u8]) -> Result<Response, Failure> {
         let answer = M::query(context, read::<M::Format, _>(request)?)?;
         write::<M::Format, _>(&answer)
+    }
+}
+
+impl<M: Migrate> Migrate for Typed<M> {
+    fn migrate(context: &Context<'_>, migration: &Migration<'_>) -> Result<(), Failure> {
+        M::migrate(context, migration)
     }
 }
 

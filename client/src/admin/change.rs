@@ -3,6 +3,7 @@
 use raft_kv_proto::v1;
 use tonic::{Response, Status, transport::Channel};
 
+use super::Activation;
 use crate::client::admin;
 
 /// A change of a cluster that takes several steps. Shards go by their names and nodes
@@ -73,6 +74,17 @@ pub enum Change {
         /// Its id.
         node: String,
     },
+    /// Shards run another plugin, one after the other.
+    ActivatePlugin(Activation),
+    /// Shards run again what they ran before the last activation.
+    RollBackPlugin {
+        /// Name of the plugin that they run.
+        name: String,
+        /// The shards; none for all.
+        shards: Vec<String>,
+        /// Even if shards have data that nobody carries over.
+        force: bool,
+    },
 }
 
 /// A change, as a node is asked for it.
@@ -91,6 +103,7 @@ pub(super) async fn send(channel: Channel, begin: Begin) -> Answer {
     let mut admin = admin(channel);
     let of_operation =
         |answer: Response<v1::OperationResponse>| answer.map(|answer| answer.operation);
+    let of_plugin = |answer: Response<v1::PluginResponse>| answer.map(|answer| answer.operation);
     let of_replica = |answer: Response<v1::ReplicaResponse>| answer.map(|answer| answer.operation);
     match change {
         Change::CreateShard { shard, nodes } => {
@@ -128,6 +141,15 @@ pub(super) async fn send(channel: Channel, begin: Begin) -> Answer {
         Change::RemoveNode { node } => {
             let request = v1::RemoveNodeRequest { node_id: node, timeout_ms, request_id };
             admin.remove_node(request).await.map(of_operation)
+        }
+        Change::ActivatePlugin(activation) => {
+            let request = activation.request(false);
+            let request = v1::ActivatePluginRequest { timeout_ms, request_id, ..request };
+            admin.activate_plugin(request).await.map(of_plugin)
+        }
+        Change::RollBackPlugin { name, shards, force } => {
+            let request = v1::RollBackPluginRequest { name, shards, force, timeout_ms, request_id };
+            admin.roll_back_plugin(request).await.map(of_plugin)
         }
     }
 }

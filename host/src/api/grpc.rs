@@ -27,7 +27,7 @@ use tonic_health::{
 use super::Doors;
 use crate::{
     network::{Introduction, MAX_FRAME_BYTES},
-    service::CallOptions,
+    service::{CallOptions, MAX_MODULE_BYTES},
 };
 
 /// The names that health is reported for; the empty one is the whole node.
@@ -56,7 +56,7 @@ pub(super) fn router(doors: Doors, health: HealthServer<impl Health>) -> io::Res
         .add_service(
             state_machine.max_decoding_message_size(limit).max_encoding_message_size(usize::MAX),
         )
-        .add_service(admin)
+        .add_service(admin.max_decoding_message_size(MAX_MODULE_BYTES + (1 << 20)))
         .add_service(raft);
     let name_oversized = move |response| async move { name_oversized_message(response, limit) };
     Ok(routes.into_axum_router().layer(middleware::map_response(name_oversized)))

@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -14,7 +15,8 @@ use raft_lite::{
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use super::{
-    Machine, Shard,
+    Machine, Shard, ShardPlugin,
+    checkpoints::Checkpoints,
     sessions::{Admission, BatchRows},
 };
 use crate::{
@@ -50,6 +52,9 @@ impl StateMachine for Machine {
         let fail = |error: StorageError| host_failure(first, &error);
         let changes_records = progress.iter().any(|progress| progress.record.is_some());
         let _turn = changes_records.then(|| self.changing.lock());
+        for progress in progress.iter().filter(|progress| progress.plugin.is_some()) {
+            progress.shard.switching.store(true, Ordering::Release);
+        }
         self.storage.write(writes).map_err(fail)?;
         if progress.iter().any(|progress| progress.is_structural) {
             // What it changes may be relied on as soon as this returns.
@@ -158,12 +163,16 @@ pub(super) struct Progress {
     pub(super) is_structural: bool,
     /// A shard that a split made, if it has a replica here.
     pub(super) child: Option<Shard>,
+    /// The plugin from now on, if it is another one, or may use more or less.
+    pub(super) plugin: Option<ShardPlugin>,
     /// The replica of a shard that was taken in.
     pub(super) absorbed: Option<(GroupId, ReplicaId)>,
     /// The slots that changed hands without a replica here that has them.
     pub(super) lost: Vec<SlotRange>,
     /// The new state of the cluster's own group.
     pub(super) meta: Option<MetaState>,
+    /// Indexes, and the state hash after each, that are to be compared with other replicas'.
+    pub(super) checkpoints: Vec<(u64, u64)>,
 }
 
 impl Progress {
@@ -175,9 +184,11 @@ impl Progress {
             record: None,
             is_structural: false,
             child: None,
+            plugin: None,
             absorbed: None,
             lost: Vec::new(),
             meta: None,
+            checkpoints: Vec::new(),
         }
     }
 }
@@ -196,13 +207,16 @@ impl Machine {
         let Batch { mut state, admissions, calls, mut sessions, changes, record } =
             self.admit(&shard, group).map_err(|error| fail(&*error))?;
         let no_plugin = || ApplyError { group: group.group, message: "it has no plugin".into() };
-        let (module, limits) = shard.plugin.as_ref().ok_or_else(no_plugin)?;
+        let ShardPlugin { module, limits, meter } = shard.plugin.as_ref().ok_or_else(no_plugin)?;
         let overlay = Box::new(Overlay::new(ReadView::Latest(Arc::clone(&self.storage))));
+        let started = Instant::now();
         let outcome = self
             .appliers
             .run(|executor| executor.apply(module, limits, calls, overlay))
             .map_err(|error| fail(&error))?;
-        let BatchOutcome { results, storage } = outcome;
+        let BatchOutcome { results, storage, fuel, memory_bytes } = outcome;
+        meter.count_commands(&results, fuel, started.elapsed());
+        meter.note_memory(memory_bytes);
         let storage: Box<dyn Any> = storage;
         let mut overlay =
             storage.downcast::<Overlay>().expect("the executor gives back what it was given");
@@ -219,6 +233,7 @@ impl Machine {
         let is_structural =
             changes.iter().any(|outcome| matches!(outcome, CommandOutcome::Applied(_)));
         let mut changes = changes.into_iter();
+        let mut checkpoints = Vec::new();
         for entry in &group.entries {
             let index = entry.position.index.0.to_le_bytes();
             state.state_hash = xxh3_64_with_seed(&index, state.state_hash);
@@ -246,6 +261,9 @@ impl Machine {
                 state.state_hash = hash;
                 outcomes.push(outcome);
             }
+            if Checkpoints::is_one(entry.position.index) {
+                checkpoints.push((entry.position.index.0, state.state_hash));
+            }
         }
         overlay.drain_into(writes);
         sessions.finish(&ran, writes);
@@ -253,7 +271,8 @@ impl Machine {
         if let Some(record) = &record {
             writes.put_record(record);
         }
-        Ok(Progress { sessions, record, is_structural, ..Progress::new(shard, state) })
+        let progress = Progress::new(shard, state);
+        Ok(Progress { sessions, record, is_structural, checkpoints, ..progress })
     }
 
     /// Checks all commands of a group's entries, in their order.
@@ -422,13 +441,13 @@ fn call(record: &ShardRecord, state: &ApplyState, position: usize, command: &Com
         index: record.shown_index(state.applied.index),
         time_ms: state.time_ms,
         position,
-        seed: seed(record.group, index, position),
+        seed: call_seed(record.group, index, position),
         payload: command.payload.clone(),
     }
 }
 
 /// A command's random seed: a function of where it stands in the log.
-fn seed(group: GroupId, index: u64, position: u32) -> [u8; 32] {
+pub(super) fn call_seed(group: GroupId, index: u64, position: u32) -> [u8; 32] {
     let mut place = [0; 20];
     place[..8].copy_from_slice(&group.0.to_le_bytes());
     place[8..16].copy_from_slice(&index.to_le_bytes());

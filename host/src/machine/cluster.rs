@@ -13,7 +13,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
     Machine, OpenError, Shard,
+    activation::Switched,
     apply::{Progress, change_members, host_failure, in_service, is_membership, membership_change},
+    checkpoints::Checkpoints,
     structural::{Changed, Refusal, ShardChange, Surroundings, first_state},
 };
 use crate::{
@@ -57,18 +59,34 @@ impl Machine {
         let group = shard.record.group;
         let state = advanced(shard.applied(), entry, payload.time_ms);
         let record = in_service(&shard.record);
+        let mut switch = None;
         let (outcome, changed) = if payload.epoch != shard.record.epoch {
             (CommandOutcome::Rejected(Rejection::StaleEpoch), None)
         } else {
             let before = record.as_ref().unwrap_or(&shard.record);
             let fail = |message| ApplyError { group, message };
             let change = ShardChange::decode(&payload.structural).map_err(fail)?;
-            match change.applied_to(before, state, self).map_err(fail)? {
+            let mut applied = change.applied_to(before, state, self).map_err(fail)?;
+            let mut reason = None;
+            if let (Ok(changed), ShardChange::Activate { force, .. }) = (&applied, &change) {
+                match self.switch(&shard, &changed.record, state, *force, writes) {
+                    Ok(Ok(carried)) => switch = Some(carried),
+                    Ok(Err(refusal)) => {
+                        reason = Some(refusal.to_string());
+                        applied = Err(Refusal::Migration);
+                    }
+                    Err(error) => return Err(host_failure(group, &*error)),
+                }
+            }
+            match applied {
                 Ok(changed) => {
                     let answer = changed.record.encode().into();
                     (CommandOutcome::Applied(answer), Some(changed))
                 }
-                Err(refusal) => (refused(refusal), None),
+                Err(refusal) => {
+                    let reason = reason.unwrap_or_else(|| refusal.to_string());
+                    (refused(refusal, reason), None)
+                }
             }
         };
         outcomes.push(outcome);
@@ -77,8 +95,16 @@ impl Machine {
             self.take_over(&mut progress, changed, writes)
                 .map_err(|error| host_failure(group, &*error))?;
         }
+        if let Some(Switched { plugin, hash }) = switch {
+            progress.plugin = Some(plugin);
+            progress.state.state_hash =
+                xxh3_64_with_seed(&hash.to_le_bytes(), progress.state.state_hash);
+        }
         let flag = [u8::from(progress.is_structural)];
         progress.state.state_hash = xxh3_64_with_seed(&flag, !progress.state.state_hash);
+        if Checkpoints::is_one(entry.position.index) {
+            progress.checkpoints.push((entry.position.index.0, progress.state.state_hash));
+        }
         writes.put_apply_state(group, &progress.state);
         if let Some(record) = &progress.record {
             writes.put_record(record);
@@ -173,7 +199,12 @@ impl Machine {
         progress: Progress,
         effects: &mut Effects,
     ) -> Result<(), AnyError> {
-        let Progress { shard, state, sessions, record, child, absorbed, lost, meta, .. } = progress;
+        let Progress {
+            shard, state, sessions, record, child, plugin, absorbed, lost, meta, ..
+        } = progress;
+        for (index, hash) in progress.checkpoints {
+            shard.checkpoints.lock().note(index, hash);
+        }
         shard.sessions.lock().keep(sessions);
         *shard.applied.lock() = state;
         if let Some(meta) = meta {
@@ -185,7 +216,11 @@ impl Machine {
             effects.epochs.insert(group, record.epoch);
         }
         let moves_slots = record.slots != shard.record.slots;
-        let after = if moves_slots { shard.with_slots(record) } else { shard.with_record(record) };
+        let mut after =
+            if moves_slots { shard.with_slots(record) } else { shard.with_record(record) };
+        if plugin.is_some() {
+            after.plugin = plugin;
+        }
         let is_here = |shards: &std::collections::BTreeMap<GroupId, Arc<Shard>>| {
             shards.get(&group).is_some_and(|now| now.record.replica == after.record.replica)
         };
@@ -259,10 +294,10 @@ fn advanced(mut state: ApplyState, entry: &CommittedEntry, time_ms: u64) -> Appl
     state
 }
 
-fn refused(refusal: Refusal) -> CommandOutcome {
+fn refused(refusal: Refusal, message: String) -> CommandOutcome {
     CommandOutcome::Failed(CommandFailure {
         kind: FailureKind::Failed as u32,
         code: refusal as u32,
-        message: refusal.to_string(),
+        message,
     })
 }

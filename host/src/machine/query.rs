@@ -1,12 +1,12 @@
 //! Answering reads from one state of a shard.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use raft_lite::{GroupId, Index};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Machine, Shard};
+use super::{Machine, Shard, ShardPlugin};
 use crate::{
     storage::{
         ApplyState, Overlay, OwnedSnapshot, ReadView, ScanBounds, ShardRecord, Slot, StorageError,
@@ -48,6 +48,9 @@ pub enum QueryError {
     /// The shard is being merged into another.
     #[error("the shard is frozen")]
     Frozen,
+    /// The shard's plugin is being changed: it takes a moment.
+    #[error("the shard's plugin is being changed")]
+    Switching,
     /// The node failed.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -81,13 +84,18 @@ impl Machine {
         freshness: Freshness,
     ) -> Result<ShardReader, QueryError> {
         // Before the snapshot, which is then at least as new as it says.
-        let applied = self.shard(group).ok_or(QueryError::NoShard(group))?.applied();
+        let before = self.shard(group).ok_or(QueryError::NoShard(group))?;
+        let applied = before.applied();
         let snapshot = Arc::new(OwnedSnapshot::new(Arc::clone(&self.storage)));
         // Ownership is looked at after the snapshot was taken: a shard that owned
         // a slot then still owned it in the snapshot.
         let shard = self.shard(group).ok_or(QueryError::NoShard(group))?;
         if shard.record.is_frozen() && freshness == Freshness::Latest {
             return Err(QueryError::Frozen);
+        }
+        // The plugin has to be the one whose state the snapshot is.
+        if shard.is_switching() || before.record.plugin != shard.record.plugin {
+            return Err(QueryError::Switching);
         }
         let (machine, view) = (Arc::clone(self), ReadView::Snapshot(snapshot));
         Ok(ShardReader { machine, shard, view, applied })
@@ -151,9 +159,11 @@ impl ShardReader {
             (&self.machine.long_readers, None)
         };
         let no_plugin = QueryError::NoShard(self.shard.record.group);
-        let (module, limits) = self.shard.plugin.as_ref().ok_or(no_plugin)?;
+        let ShardPlugin { module, limits, meter } = self.shard.plugin.as_ref().ok_or(no_plugin)?;
+        let (count, started) = (calls.len(), Instant::now());
         let outcome =
             readers.run(|executor| executor.query(module, limits, fuel, calls, overlay))?;
+        meter.count_queries(count, started.elapsed());
         self.check_present()?;
         let mut results = outcome.results.into_iter();
         let reply = |query: &Query| {

@@ -6,6 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
+        atomic::Ordering,
         mpsc::{Sender, channel},
     },
     thread,
@@ -108,8 +109,7 @@ impl Machine {
         }
         let folder = folder_of(fetched).map(|id| self.snapshots.folder(id));
         let folder = folder.ok_or("there is no such data")?;
-        let is_stored = self.plugins.module(&source.plugin).is_ok();
-        if !is_stored && group != META_GROUP {
+        if self.plugins.module(&source.plugin).is_err() && group != META_GROUP {
             let module = fs::read(folder.join(PLUGIN_FILE))?;
             let stored = self.plugins.add(&module, Path::new("a snapshot"))?;
             if stored != source.plugin {
@@ -124,6 +124,9 @@ impl Machine {
         let buried = self.stands_in_the_way(group, snapshot)?;
         let arrival =
             Arrival { record: &record, state: &state, meta: data.meta.as_deref(), buried: &buried };
+        if let Some(present) = self.shard(group) {
+            present.switching.store(true, Ordering::Release);
+        }
         self.storage.ingest(&folder, &files, &arrival)?;
         let before = self.shard(group).map(|shard| shard.record.slots.clone()).unwrap_or_default();
         let shard = self.shard_of(record, state)?;

@@ -19,8 +19,8 @@ use raft_lite::{GroupId, Index, Membership, ReplicaId};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::storage::{
-    ApplyState, Frozen, MergeId, Phase, ShardRecord, Slot, SlotRange, first_replica, normalized,
-    overlap, without,
+    Allowance, ApplyState, Frozen, MergeId, Phase, PluginId, ShardRecord, Slot, SlotRange,
+    first_replica, normalized, overlap, without,
 };
 
 /// Of how many shards that it took in a shard keeps the numbers.
@@ -80,6 +80,15 @@ pub enum ShardChange {
         /// Even if there is data in it.
         force: bool,
     },
+    /// Another plugin gives the commands after this entry their meaning.
+    Activate {
+        /// The plugin.
+        plugin: PluginId,
+        /// What each command may use from then on.
+        allowance: Allowance,
+        /// Even if it makes nothing of the data that is there.
+        force: bool,
+    },
 }
 
 /// Why a change has no effect; the same on all replicas.
@@ -107,6 +116,15 @@ pub enum Refusal {
     /// There is data in it.
     #[error("the shard is not empty")]
     NotEmpty = 7,
+    /// It runs just this plugin already.
+    #[error("the shard runs this plugin already")]
+    Active = 8,
+    /// The state can not be carried over.
+    #[error("the shard's state can not be carried over")]
+    Migration = 9,
+    /// The shard that was to be taken in runs another plugin.
+    #[error("the shards run different plugins")]
+    OtherPlugin = 10,
 }
 
 impl Refusal {
@@ -120,6 +138,9 @@ impl Refusal {
             Refusal::Cancelled,
             Refusal::Absorbed,
             Refusal::NotEmpty,
+            Refusal::Active,
+            Refusal::Migration,
+            Refusal::OtherPlugin,
         ];
         all.into_iter().find(|refusal| *refusal as u32 == number)
     }
@@ -196,6 +217,9 @@ impl ShardChange {
                     }));
                 }
                 let taken = frozen_source(around, *source, *merge, *frozen_at)?;
+                if (taken.0.plugin, taken.0.allowance) != (record.plugin, record.allowance) {
+                    return Ok(Err(Refusal::OtherPlugin));
+                }
                 take_in(&mut after, &mut state, &taken);
                 absorbed = Some(*source);
             }
@@ -220,6 +244,19 @@ impl ShardChange {
                     return Ok(Err(Refusal::NotEmpty));
                 }
                 after.phase = Phase::Retired;
+            }
+            ShardChange::Activate { plugin, allowance, .. } => {
+                if !record.may_change() {
+                    return Ok(Err(Refusal::Busy));
+                }
+                if (record.plugin, record.allowance) == (*plugin, *allowance) {
+                    return Ok(Err(Refusal::Active));
+                }
+                if record.plugin != *plugin {
+                    after.previous = Some(record.plugin);
+                    after.activated_at = record.shown_index(state.applied.index);
+                }
+                (after.plugin, after.allowance) = (*plugin, *allowance);
             }
         }
         Ok(Ok(Changed { record: after, state, child, absorbed }))
@@ -259,6 +296,9 @@ fn child_of(
         membership,
         nodes: parent.nodes.clone(),
         plugin: parent.plugin,
+        allowance: parent.allowance,
+        previous: parent.previous,
+        activated_at: parent.activated_at,
         index_base: parent.shown_index(state.applied.index),
         ..ShardRecord::default()
     }
@@ -344,6 +384,12 @@ struct StoredChange {
     index: u64,
     #[prost(bool, tag = "8")]
     force: bool,
+    #[prost(bytes = "vec", tag = "9")]
+    plugin: Vec<u8>,
+    #[prost(uint64, tag = "10")]
+    fuel: u64,
+    #[prost(uint64, tag = "11")]
+    memory_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
@@ -357,6 +403,7 @@ enum Kind {
     Cancel = 5,
     Unfreeze = 6,
     Retire = 7,
+    Activate = 8,
 }
 
 impl ShardChange {
@@ -396,6 +443,11 @@ impl ShardChange {
                 stored.force = *force;
                 Kind::Retire
             }
+            ShardChange::Activate { plugin, allowance, force } => {
+                (stored.plugin, stored.force) = (plugin.to_vec(), *force);
+                (stored.fuel, stored.memory_bytes) = (allowance.fuel, allowance.memory_bytes);
+                Kind::Activate
+            }
         };
         stored.set_kind(kind);
         stored.encode_to_vec().into()
@@ -426,6 +478,11 @@ impl ShardChange {
             Kind::Cancel => ShardChange::Cancel { merge, source: other },
             Kind::Unfreeze => ShardChange::Unfreeze { merge },
             Kind::Retire => ShardChange::Retire { force: stored.force },
+            Kind::Activate => ShardChange::Activate {
+                plugin: stored.plugin.try_into().map_err(|_| "a plugin's hash has 32 bytes")?,
+                allowance: Allowance { fuel: stored.fuel, memory_bytes: stored.memory_bytes },
+                force: stored.force,
+            },
         })
     }
 }

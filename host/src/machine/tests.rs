@@ -26,7 +26,8 @@ struct Fixture {
 
 fn open(folder: &Path) -> (Arc<Machine>, Arc<PluginStore>) {
     let storage = Storage::open(&folder.join("state"), StorageOptions::default()).unwrap();
-    let plugins = PluginStore::open(folder.join("plugins"), THREADS.executors()).unwrap();
+    let plugins =
+        PluginStore::open(folder.join("plugins"), THREADS.executors(), Compiler::Here).unwrap();
     let plugins = Arc::new(plugins);
     let snapshots = Arc::new(SnapshotFolders::open(folder.join("snapshots")).unwrap());
     let machine =
@@ -192,7 +193,7 @@ fn a_damaged_plugin_file_is_refused() {
     let path = folder.path().join("plugins").join(format!("{hash}.wasm"));
     std::fs::write(&path, b"\0asm").unwrap();
     let storage = Storage::open(&folder.path().join("state"), StorageOptions::default()).unwrap();
-    let plugins = PluginStore::open(folder.path().join("plugins"), 1).unwrap();
+    let plugins = PluginStore::open(folder.path().join("plugins"), 1, Compiler::Here).unwrap();
     let snapshots = Arc::new(SnapshotFolders::open(folder.path().join("snapshots")).unwrap());
     let opened =
         Machine::open(Arc::new(storage), Arc::new(plugins), snapshots, THREADS, GroupId(0));

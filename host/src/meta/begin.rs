@@ -15,11 +15,11 @@ const RESERVED: [&str; 2] = [META_NAME, "merge"];
 /// Longest name of a shard.
 const NAME_CHARS: usize = 64;
 
-fn conflict<T>(message: String) -> Result<T, MetaError> {
+pub(super) fn conflict<T>(message: String) -> Result<T, MetaError> {
     Err(MetaError::Conflict(message))
 }
 
-fn invalid<T>(field: &'static str, message: String) -> Result<T, MetaError> {
+pub(super) fn invalid<T>(field: &'static str, message: String) -> Result<T, MetaError> {
     Err(MetaError::Invalid { field, message })
 }
 
@@ -73,6 +73,13 @@ impl MetaState {
                 OperationStep::Retire
             }
             TaskKind::RemoveNode => self.begin_remove_node(&task)?,
+            TaskKind::AddPlugin => {
+                self.plugin_named(&task.plugin, &task.version)?;
+                OperationStep::Spread
+            }
+            TaskKind::ActivatePlugin => self.begin_activate(&task)?,
+            TaskKind::RollBackPlugin => self.begin_roll_back(&task)?,
+            TaskKind::Rebuild => self.begin_rebuild(&task)?,
             TaskKind::AddNode => return invalid("request", "nodes are added at once".to_owned()),
         };
         if !task.shard.is_empty() {
@@ -80,6 +87,9 @@ impl MetaState {
         }
         operation.set_step(step);
         operation.task = task;
+        if operation.task.kind() == TaskKind::RollBackPlugin {
+            operation.task.version = self.version_run(&operation.task)?;
+        }
         if operation.task.kind() == TaskKind::Create {
             operation.task.nodes = self.nodes_of_new(&operation.task);
         }
@@ -100,7 +110,7 @@ impl MetaState {
     }
 
     /// A shard that is not meta.
-    fn user_shard(&self, name: &str) -> Result<&ShardRecord, MetaError> {
+    pub(super) fn user_shard(&self, name: &str) -> Result<&ShardRecord, MetaError> {
         let shard = self.shard_named(name)?;
         match shard.group == META_GROUP {
             true => {
@@ -246,6 +256,20 @@ impl MetaState {
             return invalid("sources", message);
         }
         Ok(OperationStep::Align)
+    }
+
+    fn begin_rebuild(&self, task: &Task) -> Result<OperationStep, MetaError> {
+        let shard = self.shard_named(&task.shard)?;
+        if !shard.nodes.values().any(|on| *on == task.from) {
+            return conflict(format!("node {} has no replica of shard {}", task.from, task.shard));
+        }
+        if shard.membership.voters.len() < 2 {
+            return conflict(format!(
+                "it is the last replica of shard {}: there is nothing to make it from",
+                shard.name
+            ));
+        }
+        Ok(OperationStep::Expel)
     }
 
     fn begin_remove_node(&mut self, task: &Task) -> Result<OperationStep, MetaError> {

@@ -33,7 +33,7 @@ pub enum MetaError {
 #[derive(Clone, PartialEq, Message)]
 pub struct MetaCommand {
     /// What is to be done.
-    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub change: Option<Change>,
 }
 
@@ -64,6 +64,61 @@ pub enum Change {
     /// Somebody wants an operation undone.
     #[prost(uint64, tag = "8")]
     Cancel(u64),
+    /// A plugin is made known to the cluster.
+    #[prost(message, tag = "9")]
+    PutPlugin(PutPlugin),
+    /// A node has a plugin, compiled, or can not compile it.
+    #[prost(message, tag = "10")]
+    HavePlugin(HavePlugin),
+    /// A plugin is forgotten, unless a shard runs it or ran it before.
+    #[prost(bytes = "bytes", tag = "11")]
+    DropPlugin(Bytes),
+}
+
+/// See [`Change::PutPlugin`].
+#[derive(Clone, PartialEq, Message)]
+pub struct PutPlugin {
+    /// SHA-256 of the module.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub plugin: Bytes,
+    /// What it calls itself.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// Its version.
+    #[prost(string, tag = "3")]
+    pub version: String,
+    /// Bytes of the module.
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+    /// Whether it carries over the state of other versions.
+    #[prost(bool, tag = "5")]
+    pub migrates: bool,
+    /// SHA-256 of its sources, in hex, if it says so.
+    #[prost(string, tag = "6")]
+    pub source_hash: String,
+    /// The node that has it, and the number of its data folder.
+    #[prost(string, tag = "7")]
+    pub node: String,
+    /// See `node`.
+    #[prost(uint64, tag = "8")]
+    pub folder: u64,
+}
+
+/// See [`Change::HavePlugin`].
+#[derive(Clone, PartialEq, Message)]
+pub struct HavePlugin {
+    /// SHA-256 of the module.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub plugin: Bytes,
+    /// The node.
+    #[prost(string, tag = "2")]
+    pub node: String,
+    /// The number of its data folder.
+    #[prost(uint64, tag = "3")]
+    pub folder: u64,
+    /// Why it can not run the plugin; empty if it can.
+    #[prost(string, tag = "4")]
+    pub refusal: String,
 }
 
 /// See [`Change::Observe`].
@@ -156,10 +211,14 @@ impl MetaReply {
 
     /// The answer, or why there is none.
     pub fn checked(self) -> Result<Self, MetaError> {
-        const SUBJECTS: [&str; 9] = [
+        const SUBJECTS: [&str; 13] = [
             "shard",
             "node",
             "operation",
+            "plugin",
+            "version",
+            "shards",
+            "canary",
             "nodes",
             "from",
             "to",

@@ -1,5 +1,8 @@
 //! Operations: what somebody asked for that takes several steps.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use prost::Message;
 use raft_lite::GroupId;
 
@@ -29,6 +32,14 @@ pub enum TaskKind {
     RemoveNode = 8,
     /// A node more.
     AddNode = 9,
+    /// A plugin comes to all nodes.
+    AddPlugin = 10,
+    /// Shards run another plugin.
+    ActivatePlugin = 11,
+    /// Shards run the plugin again that they ran before.
+    RollBackPlugin = 12,
+    /// A replica that differs from the others is made anew.
+    Rebuild = 13,
 }
 
 impl TaskKind {
@@ -45,6 +56,10 @@ impl TaskKind {
             TaskKind::RemoveReplica => "remove_replica",
             TaskKind::RemoveNode => "remove_node",
             TaskKind::AddNode => "add_node",
+            TaskKind::AddPlugin => "add_plugin",
+            TaskKind::ActivatePlugin => "activate_plugin",
+            TaskKind::RollBackPlugin => "roll_back_plugin",
+            TaskKind::Rebuild => "rebuild",
         }
     }
 }
@@ -70,12 +85,30 @@ pub struct Task {
     /// The nodes that a new shard is to be on.
     #[prost(string, repeated, tag = "6")]
     pub nodes: Vec<String>,
-    /// The shards to merge.
+    /// The shards to merge; those whose plugin changes, all if there are none.
     #[prost(string, repeated, tag = "7")]
     pub sources: Vec<String>,
     /// Whether data may be lost.
     #[prost(bool, tag = "8")]
     pub force: bool,
+    /// What the plugin is called that comes, or that shards are to run.
+    #[prost(string, tag = "9")]
+    pub plugin: String,
+    /// Its version.
+    #[prost(string, tag = "10")]
+    pub version: String,
+    /// The shard that is to run it first, and alone for a while; empty if none is.
+    #[prost(string, tag = "11")]
+    pub canary: String,
+    /// For how long, in milliseconds.
+    #[prost(uint64, tag = "12")]
+    pub canary_ms: u64,
+    /// Fuel for each command; 0 for what every shard has unless it says otherwise.
+    #[prost(uint64, tag = "13")]
+    pub fuel: u64,
+    /// Bytes of memory of an instance; 0 as above.
+    #[prost(uint64, tag = "14")]
+    pub memory_bytes: u64,
 }
 
 /// How far an operation has come: what is to be done next.
@@ -106,6 +139,18 @@ pub enum OperationStep {
     Drain = 10,
     /// The node is to be forgotten.
     Leave = 11,
+    /// All nodes are to get the plugin.
+    Spread = 12,
+    /// The next shard is to run the plugin.
+    Activate = 13,
+    /// The first shard that runs it is watched.
+    Watch = 14,
+    /// The shards that run it are to run what they ran before.
+    Revert = 15,
+    /// A node's replica is to leave the shard.
+    Expel = 16,
+    /// It is to get a new one.
+    Readmit = 17,
 }
 
 impl OperationStep {
@@ -124,6 +169,12 @@ impl OperationStep {
             OperationStep::Retire => "retire",
             OperationStep::Drain => "drain",
             OperationStep::Leave => "leave",
+            OperationStep::Spread => "spread",
+            OperationStep::Activate => "activate",
+            OperationStep::Watch => "watch",
+            OperationStep::Revert => "revert",
+            OperationStep::Expel => "expel",
+            OperationStep::Readmit => "readmit",
         }
     }
 }
@@ -202,6 +253,32 @@ pub struct Operation {
     /// What to change of a shard's replicas: the node each comes from, the node it goes to.
     #[prost(uint64, tag = "16")]
     pub attempt: u64,
+    /// The groups whose plugin it changes or has changed.
+    #[prost(btree_map = "uint64, message", tag = "17")]
+    pub switched: BTreeMap<u64, Switch>,
+    /// When the watching of the canary ends, milliseconds since 1970.
+    #[prost(uint64, tag = "18")]
+    pub watched_until_ms: u64,
+    /// Commands that had failed by the plugin's fault when it began.
+    #[prost(uint64, tag = "19")]
+    pub faults_before: u64,
+    /// Why it is being undone; empty if it is not.
+    #[prost(string, tag = "20")]
+    pub fault: String,
+}
+
+/// A change of a shard's plugin that is part of an operation.
+#[derive(Clone, PartialEq, Message)]
+pub struct Switch {
+    /// SHA-256 of the plugin that it ran before.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub from: Bytes,
+    /// SHA-256 of the plugin that it is to run.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub to: Bytes,
+    /// The index from which on it does, as plugins see indexes; 0 until then.
+    #[prost(uint64, tag = "3")]
+    pub index: u64,
 }
 
 impl Operation {
@@ -221,6 +298,16 @@ impl Operation {
 
     fn holds_groups(&self) -> bool {
         !matches!(self.task.kind(), TaskKind::Nothing | TaskKind::RemoveNode | TaskKind::AddNode)
+            && !self.changes_plugins()
+    }
+
+    /// Whether it is about plugins: other operations on its shards may run meanwhile, since each
+    /// change of a shard is valid for one epoch.
+    pub fn changes_plugins(&self) -> bool {
+        matches!(
+            self.task.kind(),
+            TaskKind::AddPlugin | TaskKind::ActivatePlugin | TaskKind::RollBackPlugin
+        )
     }
 
     /// The slots of the shard that comes to be.
@@ -236,7 +323,12 @@ impl Operation {
 
     /// What it does, in a few words.
     pub fn description(&self) -> String {
-        let Task { shard, new_shard, from, to, nodes, sources, force, .. } = &self.task;
+        let Task { shard, new_shard, from, to, nodes, sources, force, plugin, version, .. } =
+            &self.task;
+        let on = match sources.as_slice() {
+            [] => "all shards".to_owned(),
+            some => some.join(", "),
+        };
         match self.task.kind() {
             TaskKind::Nothing => String::new(),
             TaskKind::Create => format!("create {new_shard} on {}", nodes.join(", ")),
@@ -249,6 +341,10 @@ impl Operation {
             TaskKind::RemoveReplica => format!("remove the replica of {shard} on {from}"),
             TaskKind::RemoveNode => format!("remove {from}"),
             TaskKind::AddNode => format!("add {to}"),
+            TaskKind::AddPlugin => format!("add plugin {plugin} {version}"),
+            TaskKind::ActivatePlugin => format!("activate plugin {plugin} {version} on {on}"),
+            TaskKind::RollBackPlugin => format!("roll back plugin {plugin} on {on}"),
+            TaskKind::Rebuild => format!("rebuild the replica of {shard} on {from}"),
         }
     }
 }

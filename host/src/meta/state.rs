@@ -10,8 +10,9 @@ use super::{
     META_GROUP,
     command::{Change, MetaCommand, MetaError, MetaReply, Observe, PutNode, Step},
     operation::{Operation, Outcome, TaskKind},
+    plugin::PluginEntry,
 };
-use crate::storage::{ShardRecord, Slot, SlotRange, normalized, overlap, without};
+use crate::storage::{PluginId, ShardRecord, Slot, SlotRange, normalized, overlap, without};
 
 /// Operations that ended and are still shown.
 const ENDED_OPERATIONS_KEPT: usize = 100;
@@ -66,6 +67,8 @@ pub struct MetaState {
     pub ended: BTreeMap<GroupId, Ended>,
     /// Operations under way, and those that ended last.
     pub operations: BTreeMap<u64, Operation>,
+    /// The plugins that shards may run.
+    pub plugins: BTreeMap<PluginId, PluginEntry>,
 }
 
 impl MetaState {
@@ -114,6 +117,9 @@ impl MetaState {
             Change::PutNode(node) => self.put_node(node)?,
             Change::DropNode(node) => self.drop_node(&node)?,
             Change::Balancer(on) => std::mem::replace(&mut self.balancer, on) != on,
+            Change::PutPlugin(plugin) => self.put_plugin(plugin, now_ms)?,
+            Change::HavePlugin(have) => self.have_plugin(have)?,
+            Change::DropPlugin(plugin) => self.drop_plugin(&plugin)?,
             Change::EndShard(group) => self.end(GroupId(group), Ended::Deleted),
             Change::Cancel(id) => {
                 let not_found = MetaError::NotFound { what: "operation", name: id.to_string() };
@@ -181,6 +187,10 @@ impl MetaState {
         }
         operation.step = after.step;
         operation.sources = after.sources;
+        operation.switched = after.switched;
+        operation.watched_until_ms = after.watched_until_ms;
+        operation.faults_before = after.faults_before;
+        operation.fault = after.fault;
         operation.attempt = after.attempt;
         operation.message = after.message;
         operation.outcome = after.outcome;
@@ -309,6 +319,8 @@ struct StoredState {
     deleted: Vec<u64>,
     #[prost(message, repeated, tag = "10")]
     operations: Vec<Operation>,
+    #[prost(message, repeated, tag = "11")]
+    plugins: Vec<PluginEntry>,
 }
 
 impl MetaState {
@@ -323,6 +335,7 @@ impl MetaState {
             nodes: self.nodes.clone(),
             shards: self.shards.values().map(ShardRecord::encode).collect(),
             operations: self.operations.values().cloned().collect(),
+            plugins: self.plugins.values().cloned().collect(),
             ..StoredState::default()
         };
         for (group, ended) in &self.ended {
@@ -360,6 +373,7 @@ impl MetaState {
             shards,
             ended: deleted.chain(merged).collect(),
             operations: stored.operations.into_iter().map(|o| (o.id, o)).collect(),
+            plugins: stored.plugins.into_iter().map(|plugin| (plugin.id(), plugin)).collect(),
         })
     }
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::{Stream, stream};
 use parking_lot::Mutex;
 use prost::Message;
-use raft_kv_proto::v1::{FetchSnapshotRequest, Hello, SnapshotChunk};
-use raft_lite::GroupId;
+use raft_kv_proto::v1::{FetchPluginRequest, FetchSnapshotRequest, Hello, SnapshotChunk};
+use raft_lite::{GroupId, NodeId};
 use tokio::{
     fs::File,
     io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
@@ -28,6 +28,8 @@ const CHUNK_WITHIN: Duration = Duration::from_secs(10);
 /// So often in a row a transfer may break off without getting any further.
 const ATTEMPTS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(300);
+/// No module of a plugin is larger.
+const MAX_MODULE_BYTES: usize = 64 << 20;
 
 /// Chunks of a file.
 pub type Chunks = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Send>>;
@@ -90,6 +92,57 @@ impl Network {
         });
         Ok(Box::pin(chunks))
     }
+}
+
+impl Network {
+    /// Sends a plugin's module to another node.
+    pub fn send_module(
+        self: Arc<Self>,
+        request: FetchPluginRequest,
+        module: Bytes,
+    ) -> Result<Chunks, Status> {
+        let refused = |error: super::hello::Refused| Status::failed_precondition(error.to_string());
+        self.check_hello(&request.hello.unwrap_or_default()).map_err(refused)?;
+        let chunks = stream::unfold((self, module), |(network, mut module)| async move {
+            if module.is_empty() {
+                return None;
+            }
+            let data = module.split_to(module.len().min(CHUNK_BYTES));
+            network.pace.wait(data.len()).await;
+            let checksum = xxh3_64(&data);
+            Some((Ok(SnapshotChunk { data, checksum }), (network, module)))
+        });
+        Ok(Box::pin(chunks))
+    }
+
+    /// Fetches a plugin's module from another node.
+    ///
+    /// # Errors
+    /// Why it did not come, for people.
+    pub async fn fetch_plugin(&self, from: NodeId, plugin: &[u8]) -> Result<Vec<u8>, String> {
+        let peer = self.peer(from).ok_or("it is not a node of the cluster")?;
+        let hello = Some(self.hello(&peer.node_id));
+        let request = FetchPluginRequest { hello, plugin: Bytes::copy_from_slice(plugin) };
+        let fetched = receive_module(&peer, request).await;
+        fetched.map_err(|status| format!("node {}: {}", peer.node_id, dial::describe(&status)))
+    }
+}
+
+async fn receive_module(peer: &PeerConfig, request: FetchPluginRequest) -> Result<Vec<u8>, Status> {
+    let unreachable = |error: tonic::transport::Error| Status::from_error(error.into());
+    let channel = dial::endpoint(&peer.dial).map_err(unreachable)?;
+    let channel = timeout(CHUNK_WITHIN, channel.connect()).await;
+    let late = |_| Status::deadline_exceeded("no data came for a while");
+    let channel = channel.map_err(late)?.map_err(unreachable)?;
+    let mut chunks = dial::client(channel).fetch_plugin(request).await?.into_inner();
+    let mut module = Vec::new();
+    while let Some(chunk) = timeout(CHUNK_WITHIN, chunks.message()).await.map_err(late)?? {
+        module.extend_from_slice(&chunk.data);
+        if xxh3_64(&chunk.data) != chunk.checksum || module.len() > MAX_MODULE_BYTES {
+            return Err(Status::data_loss("a chunk was damaged on its way"));
+        }
+    }
+    Ok(module)
 }
 
 /// Fetches all files of a snapshot. Returns what names them to the machine.

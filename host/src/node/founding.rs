@@ -13,9 +13,10 @@ use super::{
 };
 use crate::{
     api,
-    machine::{DEFAULT_PLUGIN, PluginFileError, PluginStore},
-    meta::{META_GROUP, META_NAME, META_REPLICAS, MetaState, NodeEntry, REPLICAS},
+    machine::{DEFAULT_PLUGIN, PluginFileError, PluginStore, plugin_id},
+    meta::{META_GROUP, META_NAME, META_REPLICAS, MetaState, NodeEntry, PluginEntry, REPLICAS},
     network::{Born, Founding, Introduction, Member, find_cluster},
+    service::describe_plugin,
     storage::{PluginId, ShardRecord, Slot, SlotRange, first_replica, node_number},
     wasm::{ModuleHash, check_module},
 };
@@ -221,6 +222,14 @@ pub(super) fn store_plugin(
     }
 }
 
+/// What a new cluster knows of its plugin: every member has it.
+pub(super) fn first_plugin(identity: &Identity, plugins: &PluginStore) -> Option<PluginEntry> {
+    let module = plugins.loaded(&plugin_id(&identity.plugin))?;
+    let bytes = plugins.bytes(&module.hash().0).ok()?.len();
+    let folders = identity.members.iter().map(|m| (m.node_id.clone(), m.folder)).collect();
+    Some(PluginEntry::held_by(describe_plugin(&module, bytes), folders))
+}
+
 /// The shards of a new cluster: the slots cut into even ranges, each shard with a replica
 /// on as many members as there should be, in turn. The cluster's own group comes first.
 /// Those without a replica on this node say so by its number, 0.
@@ -268,7 +277,11 @@ fn ids_from(group: GroupId) -> impl Iterator<Item = ReplicaId> {
 }
 
 /// What a new cluster knows of itself.
-pub(super) fn first_state(identity: &Identity, records: &[ShardRecord]) -> MetaState {
+pub(super) fn first_state(
+    identity: &Identity,
+    records: &[ShardRecord],
+    plugin: Option<PluginEntry>,
+) -> MetaState {
     let node = |member: &MemberRecord| {
         let (address, folder) = (member.address.clone(), member.folder);
         (member.node_id.clone(), NodeEntry { address, folder, ..NodeEntry::default() })
@@ -284,6 +297,7 @@ pub(super) fn first_state(identity: &Identity, records: &[ShardRecord]) -> MetaS
         balancer: true,
         nodes: identity.members.iter().map(node).collect(),
         shards: records.iter().map(shard).collect(),
+        plugins: plugin.into_iter().map(|plugin| (plugin.id(), plugin)).collect(),
         ..MetaState::default()
     }
 }
@@ -348,7 +362,7 @@ mod tests {
         let records = first_records(&large, [0; 32]);
         assert_eq!(records[0].nodes.len(), META_REPLICAS);
         assert!(records[1..].iter().all(|record| record.nodes.len() == REPLICAS));
-        let state = first_state(&large, &records);
+        let state = first_state(&large, &records, None);
         assert!(state.unowned().is_empty());
         let loads: Vec<usize> = state.nodes.keys().map(|node| state.replicas_on(node)).collect();
         assert_eq!(loads.iter().sum::<usize>(), 30);

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{
     Service, ServiceError,
+    plugins::Activation,
     status::{Plugin, Slots},
 };
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
         check_node_id,
     },
     storage::{Phase, ShardRecord, node_number},
+    wasm::ModuleHash,
 };
 
 /// Within this a node hears of an operation that was begun elsewhere.
@@ -84,7 +86,7 @@ pub struct OperationView {
     /// Its number.
     pub id: u64,
     /// `create`, `split`, `migrate`, `merge`, `delete`, `add_replica`, `remove_replica`,
-    /// `remove_node` or `add_node`.
+    /// `remove_node`, `add_node`, `add_plugin`, `activate_plugin`, `roll_back_plugin` or `rebuild`.
     pub kind: String,
     /// What it does, in a few words.
     pub description: String,
@@ -189,6 +191,17 @@ pub enum OperationRequest {
         /// Its id.
         node: String,
     },
+    /// Shards run another plugin.
+    ActivatePlugin(Activation),
+    /// Shards run again what they ran before.
+    RollBackPlugin {
+        /// What the plugin calls itself that they run.
+        name: String,
+        /// Their names; none for all.
+        shards: Vec<String>,
+        /// Even if nobody carries the state over.
+        force: bool,
+    },
 }
 
 impl Service {
@@ -248,7 +261,6 @@ impl Service {
     ) -> ShardView {
         let leader = replicas.iter().find(|(_, report)| report.leads).map(|(node, _)| *node);
         let leader = leader.and_then(|node| shard.nodes.get(&node)).cloned();
-        let plugin = self.machine.plugin(&shard.plugin);
         ShardView {
             shard_id: shard.name.clone(),
             group: shard.group.0,
@@ -264,9 +276,20 @@ impl Service {
             learners: shard.node_ids(&shard.membership.learners),
             bytes: replicas.iter().map(|(_, report)| report.bytes).max().unwrap_or(0),
             applied_index: replicas.iter().map(|(_, r)| r.applied_index).max().unwrap_or(0),
-            plugin: plugin.as_ref().map(Plugin::of).unwrap_or_default(),
+            plugin: self.plugin_of(copy, shard),
             operation: copy.operation_on(shard.group).map(|operation| operation.id),
         }
+    }
+
+    /// What a shard's plugin calls itself, as far as this node or the cluster knows.
+    fn plugin_of(&self, copy: &MetaState, shard: &ShardRecord) -> Plugin {
+        let known = copy.plugins.get(&shard.plugin).map(|entry| Plugin {
+            name: entry.name.clone(),
+            version: entry.version.clone(),
+            sha256: ModuleHash(shard.plugin).to_string(),
+        });
+        let own = || self.machine.plugin(&shard.plugin).as_ref().map(Plugin::of);
+        known.or_else(own).unwrap_or_default()
     }
 
     /// Begins an operation; gives its id. Asked again with the same `request_id`, which is
@@ -433,6 +456,14 @@ fn task_of(request: OperationRequest) -> Result<Task, ServiceError> {
         OperationRequest::AddNode { node, .. } => {
             task.to = node;
             TaskKind::AddNode
+        }
+        OperationRequest::ActivatePlugin(activation) => {
+            task = activation.task();
+            TaskKind::ActivatePlugin
+        }
+        OperationRequest::RollBackPlugin { name, shards, force } => {
+            (task.plugin, task.sources, task.force) = (name, shards, force);
+            TaskKind::RollBackPlugin
         }
     };
     task.set_kind(kind);

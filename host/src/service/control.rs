@@ -7,8 +7,10 @@
 //! that does no harm, since every change of a shard is valid for one epoch, and every step
 //! is noted once.
 
+mod activate;
 mod balance;
 mod merge;
+mod rebuild;
 mod steps;
 
 use std::{

@@ -48,8 +48,9 @@ pub enum ServiceError {
         /// Id and address of its leader's node, if known.
         leader: Option<(String, String)>,
     },
-    /// The shard is about to be merged into another, or deleted. Nothing happened.
-    #[error("shard {shard} is frozen, to be merged into another or deleted")]
+    /// The shard is about to be merged into another, or deleted, or gets another plugin. Nothing
+    /// happened.
+    #[error("shard {shard} is frozen: it is merged into another, deleted, or gets another plugin")]
     Frozen {
         /// The shard.
         shard: String,
@@ -217,7 +218,9 @@ impl ServiceError {
     pub(super) fn of_query(error: QueryError, shard: &str) -> Self {
         match error {
             QueryError::NoShard(_) => ServiceError::of_rejection(Rejection::SlotNotOwned, shard),
-            QueryError::Frozen => ServiceError::of_rejection(Rejection::Frozen, shard),
+            QueryError::Frozen | QueryError::Switching => {
+                ServiceError::of_rejection(Rejection::Frozen, shard)
+            }
             QueryError::Host(error) => ServiceError::Internal(error.to_string()),
             QueryError::Storage(error) => ServiceError::Internal(error.to_string()),
         }

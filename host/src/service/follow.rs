@@ -38,6 +38,7 @@ impl Service {
         tasks.spawn(Arc::clone(self).follow_meta());
         tasks.spawn(Arc::clone(self).keep_table());
         tasks.spawn(Arc::clone(self).keep_shards());
+        tasks.spawn(Arc::clone(self).keep_plugins());
         tasks.spawn(Arc::clone(self).control());
         tasks
     }

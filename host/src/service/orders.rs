@@ -8,10 +8,10 @@ use std::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use raft_kv_proto::v1::{
-    self, ChangeOrder, FoundOrder, LookOrder, MemberReport, MoveAnswer, MoveOrder, NodeReport,
-    Order, OrderResponse, ReplicaReport, TransferOrder, order::Kind,
+    self, ChangeOrder, Checkpoint, FenceOrder, FoundOrder, LookOrder, MemberReport, MoveAnswer,
+    MoveOrder, NodeReport, Order, OrderResponse, ReplicaReport, TransferOrder, order::Kind,
 };
-use raft_lite::{CommandOutcome, GroupId, NodeId, Rejection, RequestError, Role};
+use raft_lite::{CommandOutcome, GroupId, NodeId, Rejection, ReplicaId, RequestError, Role};
 use tokio::{sync::oneshot, task, time::sleep};
 
 use super::{Service, ServiceError, moves::Move, routing::ShardRoute};
@@ -31,6 +31,8 @@ pub(super) struct Look {
     pub(super) record: ShardRecord,
     /// Whether every member is heard of and has all but a few entries.
     pub(super) all_caught_up: bool,
+    /// Commands that failed there by the plugin's fault since its node started.
+    pub(super) plugin_faults: u64,
 }
 
 /// What became of a change of a shard.
@@ -38,8 +40,8 @@ pub(super) struct Look {
 pub(super) enum ChangeOutcome {
     /// It took effect: the record after it.
     Applied(Box<ShardRecord>),
-    /// It has no effect, for good.
-    Refused(Refusal),
+    /// It has no effect, for good: which reason, and in words.
+    Refused(Refusal, String),
     /// The shard changed meanwhile.
     StaleEpoch,
 }
@@ -79,6 +81,10 @@ impl Service {
             Kind::Look(LookOrder { group, anywhere: true }) => {
                 let shard = self.machine.shard(GroupId(group));
                 response.replica = shard.map(|shard| self.replica_report(&shard));
+            }
+            Kind::TrySwitch(order) => response.trial = Some(self.try_switch_here(order).await?),
+            Kind::Fence(FenceOrder { group, replica, reason }) => {
+                self.raft.halt(GroupId(group), ReplicaId(replica), &reason);
             }
         }
         Ok(response)
@@ -159,7 +165,7 @@ impl Service {
         let report = response.replica.ok_or_else(strange)?;
         let record = ShardRecord::decode(&report.record).map_err(|_| strange())?;
         let all_caught_up = report.members.iter().all(|member| member.is_caught_up);
-        Ok(Look { record, all_caught_up })
+        Ok(Look { record, all_caught_up, plugin_faults: report.plugin_faults })
     }
 
     /// Changes a shard that was at `epoch`. An outcome that is unknown is an error.
@@ -186,7 +192,7 @@ impl Service {
                 Ok(ChangeOutcome::Applied(Box::new(record)))
             }
             CommandOutcome::Failed(failure) => match Refusal::from_number(failure.code) {
-                Some(refusal) => Ok(ChangeOutcome::Refused(refusal)),
+                Some(refusal) => Ok(ChangeOutcome::Refused(refusal, failure.message)),
                 None => Err(strange("makes no sense")),
             },
             CommandOutcome::Rejected(_) => Ok(ChangeOutcome::StaleEpoch),
@@ -317,8 +323,14 @@ impl Service {
             operations: route.map_or(0, |route| route.metrics.answered()),
             halted: status.and_then(|status| status.halted).unwrap_or_default(),
             members: Vec::new(),
+            checkpoints: shard.checkpoints().into_iter().map(checkpoint).collect(),
+            plugin_faults: shard.plugin_faults(),
         }
     }
+}
+
+fn checkpoint((index, state_hash): (u64, u64)) -> Checkpoint {
+    Checkpoint { index, state_hash }
 }
 
 /// The order to tell how a replica is.

@@ -198,6 +198,16 @@ impl Overlay {
         self.scans.remove(&id);
     }
 
+    /// How many rows of a slot the sealed commands have written, and their bytes.
+    pub fn written(&self, slot: Slot) -> (u64, u64) {
+        let [start, end] = keys::slot_bounds(slot);
+        let rows = layer_range(&self.batch, &start, &end);
+        rows.fold((0, 0), |(rows, bytes), (key, write)| {
+            let value = write.as_ref().map_or(0, |value| value.len());
+            (rows + 1, bytes + (key.len() + value) as u64)
+        })
+    }
+
     /// Adds the sealed commands' writes to `writes`.
     pub fn drain_into(&mut self, writes: &mut WriteSet) {
         for (key, write) in mem::take(&mut self.batch) {

@@ -34,6 +34,12 @@ pub struct ShardRecord {
     pub nodes: BTreeMap<NodeId, String>,
     /// The plugin that gives its commands their meaning.
     pub plugin: PluginId,
+    /// What each of its commands may use.
+    pub allowance: Allowance,
+    /// The plugin that did so before; none if there was no other.
+    pub previous: Option<PluginId>,
+    /// The index, as plugins see it, of the entry from which on the present one does.
+    pub activated_at: u64,
     /// What it takes part in, if anything.
     pub phase: Phase,
     /// What is added to a log index before the plugin sees it: a slot's index never goes
@@ -45,6 +51,15 @@ pub struct ShardRecord {
     pub started: bool,
     /// Its applied position came with a snapshot.
     pub applied_by_snapshot: bool,
+}
+
+/// What one command may use, where the shard says so; 0 for what every shard has unless it does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allowance {
+    /// Fuel.
+    pub fuel: u64,
+    /// Bytes of memory of an instance.
+    pub memory_bytes: u64,
 }
 
 /// What a shard takes part in.
@@ -228,6 +243,14 @@ struct StoredRecord {
     index_base: u64,
     #[prost(uint64, repeated, tag = "17")]
     absorbed: Vec<u64>,
+    #[prost(uint64, tag = "18")]
+    fuel: u64,
+    #[prost(uint64, tag = "19")]
+    memory_bytes: u64,
+    #[prost(bytes = "vec", tag = "20")]
+    previous: Vec<u8>,
+    #[prost(uint64, tag = "21")]
+    activated_at: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -277,6 +300,10 @@ impl ShardRecord {
             frozen,
             index_base: self.index_base,
             absorbed: self.absorbed.iter().map(|group| group.0).collect(),
+            fuel: self.allowance.fuel,
+            memory_bytes: self.allowance.memory_bytes,
+            previous: self.previous.map(Vec::from).unwrap_or_default(),
+            activated_at: self.activated_at,
             started: self.started,
             applied_by_snapshot: self.applied_by_snapshot,
         }
@@ -326,6 +353,10 @@ impl ShardRecord {
             phase: Phase::from_stored(stored.phase, stored.merge, stored.frozen)?,
             index_base: stored.index_base,
             absorbed: stored.absorbed.into_iter().map(GroupId).collect(),
+            allowance: Allowance { fuel: stored.fuel, memory_bytes: stored.memory_bytes },
+            // None is written as no bytes.
+            previous: stored.previous.try_into().ok(),
+            activated_at: stored.activated_at,
             started: stored.started,
             applied_by_snapshot: stored.applied_by_snapshot,
         })
@@ -384,6 +415,9 @@ mod tests {
             },
             nodes: ["node1", "node2", "node3"].map(|n| (node_number(n), n.to_owned())).into(),
             plugin: [9; 32],
+            allowance: Allowance { fuel: 12, memory_bytes: 13 },
+            previous: Some([14; 32]),
+            activated_at: 15,
             phase: Phase::Serving,
             index_base: 11,
             absorbed: vec![GroupId(3)],

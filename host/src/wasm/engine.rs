@@ -63,8 +63,23 @@ impl PluginEngine {
     /// # Errors
     /// If wasmtime refuses the settings on this machine.
     pub fn new(max_executors: usize) -> Result<PluginEngine, HostError> {
-        let config = config(max_executors).map_err(HostError::Engine)?;
-        let engine = Engine::new(&config).map_err(HostError::Engine)?;
+        let mut config = config().map_err(HostError::Engine)?;
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(max_executors)));
+        PluginEngine::with(&config, max_executors)
+    }
+
+    /// Sets up an engine that compiles and runs nothing: it takes up no address space.
+    ///
+    /// # Errors
+    /// If wasmtime refuses the settings on this machine.
+    pub fn for_compiling() -> Result<PluginEngine, HostError> {
+        let mut config = config().map_err(HostError::Engine)?;
+        config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+        PluginEngine::with(&config, 0)
+    }
+
+    fn with(config: &Config, max_executors: usize) -> Result<PluginEngine, HostError> {
+        let engine = Engine::new(config).map_err(HostError::Engine)?;
         let mut linker = Linker::new(&engine);
         host_calls::link(&mut linker).map_err(HostError::Engine)?;
         let seats = Arc::new(Seats { taken: AtomicUsize::new(0), max: max_executors });
@@ -106,12 +121,11 @@ impl Drop for Seat {
     }
 }
 
-fn config(max_executors: usize) -> wasmtime::Result<Config> {
+fn config() -> wasmtime::Result<Config> {
     let mut config = Config::new();
     meaning(&mut config);
     code(&mut config)?;
     memory(&mut config);
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(max_executors)));
     Ok(config)
 }
 

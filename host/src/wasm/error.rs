@@ -51,6 +51,19 @@ pub enum FailureKind {
     BadCall,
 }
 
+impl FailureKind {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [FailureKind; 7] = [
+        FailureKind::Failed,
+        FailureKind::Panic,
+        FailureKind::Trap,
+        FailureKind::OutOfFuel,
+        FailureKind::MemoryLimit,
+        FailureKind::CallDepth,
+        FailureKind::BadCall,
+    ];
+}
+
 impl fmt::Display for FailureKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

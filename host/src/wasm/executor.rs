@@ -23,6 +23,11 @@ pub struct BatchOutcome {
     pub results: Vec<PluginResult>,
     /// The storage, with the writes of all commands that succeeded in its batch layer.
     pub storage: Box<dyn PluginStorage>,
+    /// Fuel that they used in all. A command that ran twice has used it twice, so replicas differ
+    /// here.
+    pub fuel: u64,
+    /// Linear memory of the instance that is kept, in bytes; 0 if none is.
+    pub memory_bytes: usize,
 }
 
 /// What one query came to.
@@ -84,7 +89,14 @@ impl Executor {
         let mut job = Job::new(Entry::Apply, calls, storage);
         let mut budget = Budget::full(limits);
         self.run(module, &mut budget, &mut job)?;
-        Ok(BatchOutcome { results: job.results, storage: job.storage })
+        let kept = self.kept.last().filter(|(hash, _)| *hash == module.hash());
+        let memory_bytes = kept.map_or(0, |(_, instance)| instance.memory_bytes());
+        Ok(BatchOutcome {
+            results: job.results,
+            storage: job.storage,
+            fuel: job.fuel,
+            memory_bytes,
+        })
     }
 
     /// Answers queries. With `inline_fuel`, one that needs more fuel than that is given up.
@@ -109,7 +121,8 @@ impl Executor {
         Ok(QueryOutcome { results, storage: job.storage })
     }
 
-    /// Carries one slot's state over from an older version: all of it or, on failure, nothing.
+    /// Carries one slot's state over from another version: all of it or, on failure, nothing. It
+    /// runs on an instance of its own, so that the fuel it uses is the same on every replica.
     ///
     /// # Errors
     /// If this node failed.
@@ -122,7 +135,8 @@ impl Executor {
     ) -> Result<BatchOutcome, HostError> {
         let mut job = Job::new(Entry::Migrate, vec![call], storage);
         run_alone(module, &mut Budget::full(limits), &mut job)?;
-        Ok(BatchOutcome { results: job.results, storage: job.storage })
+        let Job { results, storage, fuel, .. } = job;
+        Ok(BatchOutcome { results, storage, fuel, memory_bytes: 0 })
     }
 
     /// Drops all kept instances. For a thread that has been idle for a while.

@@ -16,7 +16,7 @@ use super::abi;
 use super::error::{FailureKind, HostError, Stop};
 use super::fuel::{self, charge};
 use super::limits::{MAX_LOG_LINE_BYTES, MAX_MESSAGE_BYTES, MAX_RESPONSE_BYTES};
-use super::state::{Entry, GuestState, LogTurn, Phase};
+use super::state::{GuestState, LogTurn, Phase};
 use super::storage::ScanRange;
 
 type Guest<'a> = Caller<'a, GuestState>;
@@ -103,18 +103,17 @@ fn clip(text: &[u8], limit: usize) -> String {
 }
 
 fn next_command(mut guest: Guest<'_>, buf: u32, cap: u32) -> wasmtime::Result<i64> {
-    let (memory, state) = parts(&mut guest)?;
-    if state.job.entry == Entry::Migrate {
-        return Err(Stop::bad_call("`next_command` was called in `migrate`"));
-    }
+    let (memory, _) = parts(&mut guest)?;
     let buffer = window(memory, "next_command", buf, cap)?;
     charge(&mut guest, fuel::CALL)?;
+    let left = guest.get_fuel()?;
     let (memory, state) = parts(&mut guest)?;
+    let limit = state.fuel_per_command;
     let ended = state.phase == Phase::Running;
     if ended {
+        state.job.fuel += limit.saturating_sub(left);
         state.end();
     }
-    let limit = state.fuel_per_command;
     let Some(call) = state.call() else {
         state.phase = Phase::Over;
         if ended {
@@ -230,6 +229,7 @@ fn put(
     let value = window(memory, "value", value, value_len)?;
     charge(&mut guest, fuel::CALL + fuel::WRITE + fuel::moved(key.len() + value.len()))?;
     let (memory, state) = parts(&mut guest)?;
+    state.write(key.len() + value.len())?;
     state.job.storage.put(&memory[key], &memory[value]).map_err(Stop::storage)
 }
 
@@ -239,6 +239,7 @@ fn delete(mut guest: Guest<'_>, key: u32, key_len: u32) -> wasmtime::Result<()> 
     let key = key_window(memory, key, key_len)?;
     charge(&mut guest, fuel::CALL + fuel::WRITE + fuel::moved(key.len()))?;
     let (memory, state) = parts(&mut guest)?;
+    state.write(key.len())?;
     state.job.storage.delete(&memory[key]).map_err(Stop::storage)
 }
 

@@ -100,17 +100,18 @@ impl Instance {
             Entry::Query => self.query.call(&mut self.store, ()),
             Entry::Migrate => match &self.migrate {
                 None => Err(Stop::bad_call("the module has no `migrate`")),
-                Some(migrate) => {
-                    self.store.data_mut().begin();
-                    migrate.call(&mut self.store, ())
-                }
+                Some(migrate) => migrate.call(&mut self.store, ()),
             },
         }
     }
 
     /// Brings the state to rest: no command open, its fate decided.
     fn settle(&mut self, outcome: wasmtime::Result<()>) -> Result<Visit, HostError> {
+        let left = self.store.get_fuel().unwrap_or(0);
         let state = self.store.data_mut();
+        if state.phase == Phase::Running {
+            state.job.fuel += state.fuel_per_command.saturating_sub(left);
+        }
         let Err(error) = outcome else {
             if state.phase == Phase::Running {
                 state.end();

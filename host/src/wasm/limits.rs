@@ -6,6 +6,8 @@
 
 /// The largest response of one command, in bytes.
 pub const MAX_RESPONSE_BYTES: usize = 16 << 20;
+/// Bytes of keys and values that one command may write.
+pub const MAX_WRITTEN_BYTES: usize = 64 << 20;
 /// The longest failure message that is recorded; longer ones are cut at a character.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 10;
 /// The longest log line; longer ones are cut at a character.

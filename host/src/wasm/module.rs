@@ -53,10 +53,20 @@ impl PluginModule {
     /// # Errors
     /// [`ModuleError`] says what is the matter with the module and how to get rid of it.
     pub fn compile(engine: &PluginEngine, bytes: &[u8]) -> Result<PluginModule, ModuleError> {
+        check::check(bytes)?;
+        let code = instrument(bytes);
+        let module = Module::from_binary(engine.engine(), code).map_err(ModuleError::Compile)?;
+        PluginModule::of(engine, bytes, &module)
+    }
+
+    /// The module with these `bytes`, which was compiled.
+    pub(super) fn of(
+        engine: &PluginEngine,
+        bytes: &[u8],
+        module: &Module,
+    ) -> Result<PluginModule, ModuleError> {
         let info = check::check(bytes)?;
-        let bytes = instrument(bytes);
-        let module = Module::from_binary(engine.engine(), bytes).map_err(ModuleError::Compile)?;
-        let pre = engine.linker().instantiate_pre(&module).map_err(ModuleError::Compile)?;
+        let pre = engine.linker().instantiate_pre(module).map_err(ModuleError::Compile)?;
         let label = format!("{} {}", info.manifest.name, info.manifest.version).into();
         let inner = Inner { hash: ModuleHash::of(bytes), info, label, pre };
         Ok(PluginModule { inner: Arc::new(inner) })
@@ -79,6 +89,12 @@ impl PluginModule {
 
     pub(super) fn pre(&self) -> &InstancePre<GuestState> {
         &self.inner.pre
+    }
+}
+
+impl fmt::Display for PluginModule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.inner.label)
     }
 }
 

@@ -15,7 +15,7 @@ use wasmtime::{Memory, ResourceLimiter};
 
 use super::abi;
 use super::error::{FailureKind, HostError, PluginFailure, PluginResult, Stop};
-use super::limits::{Limits, MAX_LOG_LINES_PER_SECOND, MAX_TABLE_ELEMENTS};
+use super::limits::{Limits, MAX_LOG_LINES_PER_SECOND, MAX_TABLE_ELEMENTS, MAX_WRITTEN_BYTES};
 use super::storage::{Detached, PluginStorage, ScanId};
 
 /// One command or query, as the plugin gets it.
@@ -55,7 +55,7 @@ pub(super) enum Entry {
     Apply,
     /// Reads: may not write.
     Query,
-    /// The one call is running from the start; may write, may not pull.
+    /// Slots to be carried over from another version: may write.
     Migrate,
 }
 
@@ -67,12 +67,14 @@ pub(super) struct Job {
     pub(super) until: usize,
     pub(super) results: Vec<PluginResult>,
     pub(super) storage: Box<dyn PluginStorage>,
+    /// Fuel that the calls with results have used, on the runs that count and on those that do not.
+    pub(super) fuel: u64,
 }
 
 impl Job {
     pub(super) fn new(entry: Entry, calls: Vec<Call>, storage: Box<dyn PluginStorage>) -> Job {
         let results = Vec::with_capacity(calls.len());
-        Job { entry, until: calls.len(), calls, results, storage }
+        Job { entry, until: calls.len(), calls, results, storage, fuel: 0 }
     }
 
     /// What an instance holds between batches. Allocates nothing.
@@ -111,6 +113,8 @@ pub(super) struct GuestState {
     response: Bytes,
     failure: Option<PluginFailure>,
     open_scans: u16,
+    /// Bytes of keys and values that the running command has written.
+    written_bytes: usize,
 }
 
 impl GuestState {
@@ -127,6 +131,7 @@ impl GuestState {
             response: Bytes::new(),
             failure: None,
             open_scans: 0,
+            written_bytes: 0,
         }
     }
 
@@ -158,7 +163,19 @@ impl GuestState {
     pub(super) fn begin(&mut self) {
         let Some(slot) = self.call().map(|call| call.slot) else { return };
         self.job.storage.begin(slot);
+        self.written_bytes = 0;
         self.phase = Phase::Running;
+    }
+
+    /// The running command writes so much more: keys and values of all its writes are held in memory
+    /// until it ends.
+    pub(super) fn write(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        self.written_bytes += bytes;
+        if self.written_bytes <= MAX_WRITTEN_BYTES {
+            return Ok(());
+        }
+        let message = format!("the command writes more than {MAX_WRITTEN_BYTES} bytes");
+        Err(Stop::plugin(FailureKind::MemoryLimit, message))
     }
 
     /// The running command is over: keeps its writes if it did not `fail`, and its result.

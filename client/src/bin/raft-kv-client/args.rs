@@ -1,6 +1,7 @@
 //! What can be asked on the command line.
 
 mod cluster;
+mod plugin;
 
 use std::{
     ffi::OsString,
@@ -13,6 +14,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::{Failure, text};
 
 pub use cluster::{BalancerCommand, NodeCommand, OperationCommand, Replica, ShardCommand};
+pub use plugin::{Call, PluginCommand};
 
 const AFTER_HELP: &str = "\
 Keys and values are any bytes. Text output escapes what cannot be printed in the \
@@ -114,6 +116,11 @@ pub enum Command {
     /// Look at the cluster's nodes, add and remove them.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Look at plugins, upload them, and switch shards to them and back.
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// Run a command of the plugin that a key's shard runs, whatever that is, and print the answer.
+    Call(Call),
     /// Look at operations, and have them rolled back.
     #[command(subcommand)]
     Operation(OperationCommand),

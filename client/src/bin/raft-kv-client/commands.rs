@@ -1,6 +1,7 @@
 //! Asks the cluster and writes what it answers.
 
 mod cluster;
+mod plugin;
 
 use std::{
     ffi::OsString,
@@ -39,6 +40,8 @@ pub async fn run(args: Args, out: &mut impl Write) -> Result<(), Failure> {
         Command::Status { node: true } => session.node_status().await,
         Command::Status { node: false } => session.cluster_status().await,
         Command::Shard(command) => session.shard(command).await,
+        Command::Plugin(command) => session.plugin(command).await,
+        Command::Call(call) => session.call(call).await,
         Command::Node(command) => session.node(command).await,
         Command::Operation(command) => session.operation(command).await,
         Command::Balancer(command) => session.balancer(command).await,

@@ -1,6 +1,7 @@
 //! Answers for programs.
 
 pub mod cluster;
+pub mod plugin;
 
 use raft_kv_client::{ShardStatus, StatusResponse, Version};
 use serde_json::{Value, json};

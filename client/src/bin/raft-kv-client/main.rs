@@ -27,6 +27,10 @@ enum Failure {
     NoSuchKey(String),
     #[error("there is no shard {0}")]
     NoSuchShard(String),
+    #[error("there is no plugin {0}")]
+    NoSuchPlugin(String),
+    #[error("shard {0} would refuse it: {1}")]
+    WouldBeRefused(String, String),
     #[error("{0}")]
     BadUsage(String),
     #[error(
@@ -44,10 +48,16 @@ impl Failure {
     /// The exit code that scripts rely on.
     fn exit_code(&self) -> u8 {
         match self {
-            Self::NoSuchKey(_) | Self::NoSuchShard(_) | Self::Client(Error::NotFound { .. }) => 1,
+            Self::NoSuchKey(_)
+            | Self::NoSuchShard(_)
+            | Self::NoSuchPlugin(_)
+            | Self::Client(Error::NotFound { .. }) => 1,
             Self::BadUsage(_)
             | Self::Client(Error::InvalidEndpoint { .. } | Error::InvalidArgument { .. }) => 2,
-            Self::StillRunning(_) | Self::Client(_) | Self::Output(_) => 3,
+            Self::StillRunning(_)
+            | Self::WouldBeRefused(..)
+            | Self::Client(_)
+            | Self::Output(_) => 3,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Answers for people.
 
 pub mod cluster;
+pub mod plugin;
 
 use std::fmt::Write;
 

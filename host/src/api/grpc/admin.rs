@@ -49,6 +49,10 @@ fn replica_answer(operation: v1::ClusterOperation) -> Response<v1::ReplicaRespon
     Response::new(v1::ReplicaResponse { replica: 0, operation: Some(operation) })
 }
 
+fn plugin_answer(operation: v1::ClusterOperation) -> Response<v1::PluginResponse> {
+    Response::new(v1::PluginResponse { operation: Some(operation), ..Default::default() })
+}
+
 #[tonic::async_trait]
 impl Admin for AdminApi {
     async fn status(&self, _request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
@@ -158,6 +162,63 @@ impl Admin for AdminApi {
         let v1::RemoveNodeRequest { node_id, timeout_ms, request_id } = request.into_inner();
         let request = OperationRequest::RemoveNode { node: node_id };
         self.carry_out(request, timeout_ms, request_id).await.map(answer)
+    }
+
+    async fn upload_plugin(
+        &self,
+        request: Request<v1::UploadPluginRequest>,
+    ) -> Answer<v1::PluginResponse> {
+        let v1::UploadPluginRequest { module, timeout_ms, request_id } = request.into_inner();
+        let uploaded = self.service.upload_plugin(module, request_id).await;
+        let (id, plugin) = uploaded.map_err(status_of)?;
+        let operation = self.service.await_operation(id, wait(timeout_ms)).await;
+        let operation = Some(wire::operation(operation.map_err(status_of)?));
+        let plugin = Some(wire::plugin(plugin));
+        Ok(Response::new(v1::PluginResponse { operation, plugin, trials: Vec::new() }))
+    }
+
+    async fn list_plugins(
+        &self,
+        _request: Request<v1::ListPluginsRequest>,
+    ) -> Answer<v1::ListPluginsResponse> {
+        let plugins = self.service.plugin_views().into_iter().map(wire::plugin_view).collect();
+        Ok(Response::new(v1::ListPluginsResponse { plugins }))
+    }
+
+    async fn activate_plugin(
+        &self,
+        request: Request<v1::ActivatePluginRequest>,
+    ) -> Answer<v1::PluginResponse> {
+        let mut request = request.into_inner();
+        let (timeout_ms, request_id) = (request.timeout_ms, request.request_id);
+        let dry_run = std::mem::take(&mut request.dry_run);
+        let activation = wire::activation(request);
+        if dry_run {
+            let trials = self.service.try_activation(activation).await.map_err(status_of)?;
+            let trials = trials.into_iter().map(wire::trial).collect();
+            return Ok(Response::new(v1::PluginResponse { trials, ..Default::default() }));
+        }
+        let request = OperationRequest::ActivatePlugin(activation);
+        self.carry_out(request, timeout_ms, request_id).await.map(plugin_answer)
+    }
+
+    async fn roll_back_plugin(
+        &self,
+        request: Request<v1::RollBackPluginRequest>,
+    ) -> Answer<v1::PluginResponse> {
+        let v1::RollBackPluginRequest { name, shards, force, timeout_ms, request_id } =
+            request.into_inner();
+        let request = OperationRequest::RollBackPlugin { name, shards, force };
+        self.carry_out(request, timeout_ms, request_id).await.map(plugin_answer)
+    }
+
+    async fn delete_plugin(
+        &self,
+        request: Request<v1::DeletePluginRequest>,
+    ) -> Answer<v1::DeletePluginResponse> {
+        let v1::DeletePluginRequest { name, version } = request.into_inner();
+        self.service.delete_plugin(&name, &version).await.map_err(status_of)?;
+        Ok(Response::new(v1::DeletePluginResponse {}))
     }
 
     async fn operation(

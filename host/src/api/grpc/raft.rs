@@ -124,6 +124,17 @@ impl Raft for RaftApi {
         Ok(Response::new(pages.boxed()))
     }
 
+    type FetchPluginStream = Chunks;
+
+    async fn fetch_plugin(
+        &self,
+        request: Request<v1::FetchPluginRequest>,
+    ) -> Result<Response<Self::FetchPluginStream>, Status> {
+        let request = request.into_inner();
+        let module = self.service()?.module_of_plugin(&request.plugin).map_err(status_of)?;
+        Ok(Response::new(self.network()?.send_module(request, module)?))
+    }
+
     async fn join(
         &self,
         request: Request<v1::JoinRequest>,

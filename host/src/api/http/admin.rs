@@ -1,8 +1,9 @@
-//! `/admin`: the cluster's nodes, shards and operations.
+//! `/admin`: the cluster's nodes, shards, plugins and operations.
 //!
 //! What changes something is answered when it is done, or with 202 when its time is up
 //! and it goes on.
 
+mod plugin;
 mod request;
 
 use std::{sync::Arc, time::Duration};
@@ -42,6 +43,7 @@ pub(super) fn router() -> Router<Arc<Service>> {
         .route("/admin/shard/{shard}/replica/{node}", delete(remove_replica))
         .route("/admin/node", get(nodes).post(add_node))
         .route("/admin/node/{node}", get(node).delete(remove_node))
+        .merge(plugin::router())
         .route("/admin/operation", get(operations))
         .route("/admin/operation/{id}", get(operation).delete(cancel_operation))
         .route("/admin/balancer", get(balancer).put(set_balancer))
@@ -180,6 +182,11 @@ async fn set_balancer(State(service): At, Sent(Balancer { enabled }): Sent<Balan
 async fn carry_out(service: &Service, request: OperationRequest, wait: Wait) -> Answer {
     let within = wait.0.unwrap_or(DEFAULT_WAIT);
     let operation = operation::carry_out(service, Asked { request, request_id: 0, within }).await?;
+    finished(operation)
+}
+
+/// The answer of an operation that is over, or goes on.
+fn finished(operation: OperationView) -> Answer {
     if operation.state == "rolled_back" {
         let OperationView { id, description, message, .. } = operation;
         let message = format!("operation {id} ({description}) was rolled back: {message}");

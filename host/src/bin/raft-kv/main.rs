@@ -9,7 +9,10 @@ mod settings;
 use std::{io::IsTerminal, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use raft_kv::node::{Node, NodeError};
+use raft_kv::{
+    machine::{COMPILE, compile_in_this_process},
+    node::{Node, NodeError},
+};
 use settings::{Arguments, Settings};
 use tokio::{
     runtime::{Builder, Runtime},
@@ -31,6 +34,10 @@ const USAGE: u8 = 2;
 const FAILED: u8 = 3;
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(COMPILE) {
+        return compile_in_this_process(&arguments.collect::<Vec<String>>());
+    }
     let settings = match Settings::load(Arguments::parse()) {
         Ok(settings) => settings,
         Err(error) => return complain(&error, USAGE),

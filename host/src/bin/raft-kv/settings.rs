@@ -1,10 +1,11 @@
 //! Settings: from the command line, else from the configuration file, else the
 //! defaults.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, env, fs, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use raft_kv::{
+    machine::{CompileLimits, Compiler},
     node::{DEFAULT_SHARDS, DEFAULT_SLOTS, DEFAULT_SNAPSHOT_RATE, NodeConfig},
     service::{BalancerConfig, RequestLimits},
     storage::StorageOptions,
@@ -92,6 +93,8 @@ struct File {
     raft: Raft,
     #[serde(default)]
     balancer: Balancer,
+    #[serde(default)]
+    plugins: Plugins,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -136,6 +139,13 @@ struct Balancer {
     split_bytes: Option<u64>,
     split_operations: Option<u64>,
     merge_bytes: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Plugins {
+    compile_memory_bytes: Option<u64>,
+    compile_cpu_seconds: Option<u64>,
 }
 
 /// Everything the program is started with.
@@ -193,6 +203,7 @@ impl Settings {
                 .unwrap_or(DEFAULT_SNAPSHOT_RATE),
             disk_reserve_bytes: file.storage.disk_reserve_bytes,
             balancer: balancer(&file.balancer, arguments.replace_after),
+            compiler: compiler(&file.plugins)?,
             raft: raft(&file.raft)?,
         };
         let log = arguments.log.or(file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned());
@@ -285,6 +296,18 @@ fn limits(file: &Limits) -> Result<RequestLimits, String> {
         ));
     }
     Ok(limits)
+}
+
+/// This program compiles modules, in a process of its own.
+fn compiler(file: &Plugins) -> Result<Compiler, String> {
+    let program = env::current_exe()
+        .map_err(|error| format!("cannot find this program's own file: {error}"))?;
+    let default = CompileLimits::default();
+    let limits = CompileLimits {
+        memory_bytes: file.compile_memory_bytes.unwrap_or(default.memory_bytes),
+        cpu_seconds: file.compile_cpu_seconds.unwrap_or(default.cpu_seconds),
+    };
+    Ok(Compiler::Process { program, limits })
 }
 
 fn storage(file: &Storage) -> StorageOptions {

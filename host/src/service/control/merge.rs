@@ -116,6 +116,9 @@ impl Service {
         if into.record.phase == (Phase::Prepared { merge }) {
             return Ok(Attempt::Next(OperationStep::Freeze));
         }
+        if from.record.plugin != into.record.plugin {
+            return Attempt::undone(Refusal::OtherPlugin.to_string());
+        }
         let nodes = nodes_of(&into.record);
         if nodes_of(&from.record) != nodes
             || from.record.settled_nodes().is_none()
@@ -140,7 +143,7 @@ impl Service {
                 Ok(Attempt::Next(OperationStep::Freeze))
             }
             ChangeOutcome::StaleEpoch => Attempt::wait("the target changed meanwhile"),
-            ChangeOutcome::Refused(refusal) => Attempt::wait(refusal.to_string()),
+            ChangeOutcome::Refused(refusal, _) => Attempt::wait(refusal.to_string()),
         }
     }
 
@@ -172,7 +175,7 @@ impl Service {
                     ChangeOutcome::StaleEpoch => {
                         return Attempt::wait("the source changed meanwhile");
                     }
-                    ChangeOutcome::Refused(_) => {
+                    ChangeOutcome::Refused(..) => {
                         return Ok(Attempt::Next(OperationStep::RollBack));
                     }
                 }
@@ -187,12 +190,12 @@ impl Service {
         let absorb = ShardChange::Absorb { merge, source, frozen_at: frozen.index };
         let epoch = into.record.epoch;
         match self.change_shard(target, epoch, &absorb, FIND_WITHIN).await.map_err(failed)? {
-            ChangeOutcome::Applied(_) | ChangeOutcome::Refused(Refusal::Absorbed) => {
+            ChangeOutcome::Applied(_) | ChangeOutcome::Refused(Refusal::Absorbed, _) => {
                 failpoint::hit("merge-absorbed").await;
                 Attempt::wait(BEING_TOLD)
             }
             ChangeOutcome::StaleEpoch => Attempt::wait("the target changed meanwhile"),
-            ChangeOutcome::Refused(_) => Ok(Attempt::Next(OperationStep::RollBack)),
+            ChangeOutcome::Refused(..) => Ok(Attempt::Next(OperationStep::RollBack)),
         }
     }
 
@@ -231,7 +234,7 @@ impl Service {
         let epoch = into.record.epoch;
         match self.change_shard(target, epoch, &cancel, FIND_WITHIN).await.map_err(failed)? {
             ChangeOutcome::Applied(_) => {}
-            ChangeOutcome::Refused(Refusal::Absorbed) => return Attempt::wait(BEING_TOLD),
+            ChangeOutcome::Refused(Refusal::Absorbed, _) => return Attempt::wait(BEING_TOLD),
             _ => return Attempt::wait("the target changed meanwhile"),
         }
         failpoint::hit("merge-unfreeze").await;

@@ -41,6 +41,11 @@ impl Service {
             | OperationStep::RollBack => self.merge(copy, operation, started).await,
             OperationStep::Retire => self.retire(operation).await,
             OperationStep::Drain => self.drain(copy, operation).await,
+            OperationStep::Spread => self.spread(copy, operation).await,
+            OperationStep::Activate => self.activate_next(copy, operation).await,
+            OperationStep::Watch => self.watch_canary(copy, operation).await,
+            OperationStep::Revert => self.revert_next(copy, operation).await,
+            OperationStep::Expel | OperationStep::Readmit => self.rebuild(copy, operation).await,
             OperationStep::Leave => {
                 self.tell_meta(Change::DropNode(operation.task.from.clone())).await?;
                 Attempt::done()
@@ -148,10 +153,10 @@ impl Service {
         match self.change_shard(parent, epoch, &split, FIND_WITHIN).await.map_err(failed)? {
             ChangeOutcome::Applied(_) => Attempt::wait("the new shard is coming into service"),
             ChangeOutcome::StaleEpoch => Attempt::wait("the shard changed meanwhile"),
-            ChangeOutcome::Refused(Refusal::WrongSlots) => {
+            ChangeOutcome::Refused(Refusal::WrongSlots, _) => {
                 Attempt::undone(Refusal::WrongSlots.to_string())
             }
-            ChangeOutcome::Refused(refusal) => Attempt::wait(refusal.to_string()),
+            ChangeOutcome::Refused(refusal, _) => Attempt::wait(refusal.to_string()),
         }
     }
 
@@ -282,13 +287,13 @@ impl Service {
             ChangeOutcome::Applied(_) | ChangeOutcome::StaleEpoch => {
                 Attempt::wait("the shard is being retired")
             }
-            ChangeOutcome::Refused(Refusal::NotEmpty) => {
+            ChangeOutcome::Refused(Refusal::NotEmpty, _) => {
                 let name = &operation.task.shard;
                 Attempt::undone(format!(
                     "shard {name} is not empty: delete it with force to lose its data"
                 ))
             }
-            ChangeOutcome::Refused(refusal) => Attempt::wait(refusal.to_string()),
+            ChangeOutcome::Refused(refusal, _) => Attempt::wait(refusal.to_string()),
         }
     }
 

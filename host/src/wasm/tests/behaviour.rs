@@ -270,7 +270,7 @@ fn query_over_the_inline_budget_is_told_apart() {
 }
 
 #[test]
-fn migrate_runs_as_one_command() {
+fn migrate_carries_a_slot_over_or_leaves_it_as_it_was() {
     let migrate = |body: &str| {
         module(&format!(
             r#"(memory (export "memory") 1) (func (export "apply")) (func (export "query"))
@@ -278,16 +278,22 @@ fn migrate_runs_as_one_command() {
         ))
     };
     let write = "(call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))";
+    let pull = "(drop (call $next_command (i32.const 64) (i32.const 64)))";
     let run = |body: &str| {
         let storage = Box::new(TestStorage::default());
-        let outcome = executor().migrate(&migrate(body), &limits(), call(""), storage).unwrap();
-        (outcome.results[0].clone(), TestStorage::back(outcome.storage).rows().len())
+        let outcome = executor().migrate(&migrate(body), &limits(), call("k"), storage).unwrap();
+        (outcome.results[0].clone(), TestStorage::back(outcome.storage).rows().len(), outcome.fuel)
     };
-    assert_eq!(run(write), (ok(b""), 1));
-    let (result, rows) = run(&format!("{write} unreachable"));
+    let (result, rows, fuel) = run(&format!("{pull} {write} {pull}"));
+    assert_eq!((result, rows), (ok(b""), 1));
+    assert!((500..1_000).contains(&fuel), "{fuel}");
+    let (result, rows, _) = run(&format!("{pull} {write} unreachable"));
     assert_eq!((result.unwrap_err().kind, rows), (FailureKind::Trap, 0));
-    let pull = "(drop (call $next_command (i32.const 0) (i32.const 0)))";
-    assert_eq!(run(pull).0.unwrap_err().kind, FailureKind::BadCall);
+    // One that does not look at what it is to do.
+    assert_eq!(run(write).0.unwrap_err().kind, FailureKind::BadCall);
+    let (result, rows, fuel) = run(&format!("{pull} (loop br 0)"));
+    assert_eq!((result.unwrap_err().kind, rows), (FailureKind::OutOfFuel, 0));
+    assert_eq!(fuel, limits().fuel_per_command);
 }
 
 #[test]

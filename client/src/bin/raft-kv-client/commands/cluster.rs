@@ -112,7 +112,7 @@ impl<W: Write> Session<'_, W> {
         self.print(&text, [json::replica(&shard, &node, number)])
     }
 
-    async fn change(self, change: Change) -> Result<(), Failure> {
+    pub(super) async fn change(self, change: Change) -> Result<(), Failure> {
         let (admin, progress) = with_progress(self.admin().await?);
         let ended = admin.change(change).await;
         progress.end();
@@ -120,7 +120,7 @@ impl<W: Write> Session<'_, W> {
     }
 
     /// Writes how an operation ended, or that it did not.
-    fn ended(self, ended: Result<ClusterOperation, Error>) -> Result<(), Failure> {
+    pub(super) fn ended(self, ended: Result<ClusterOperation, Error>) -> Result<(), Failure> {
         let (operation, failure) = match ended {
             Ok(operation) => {
                 let text = format!("{}\n", text::cluster::end(&operation));
@@ -143,7 +143,7 @@ impl<W: Write> Session<'_, W> {
         self.admin().await?.cluster().await
     }
 
-    async fn admin(&self) -> Result<Admin, Error> {
+    pub(super) async fn admin(&self) -> Result<Admin, Error> {
         let admin = self.builder.clone().connect().await?.admin();
         Ok(match self.timeout {
             Some(timeout) => admin.timeout(timeout),
@@ -152,7 +152,11 @@ impl<W: Write> Session<'_, W> {
     }
 
     /// Writes an answer: text, or JSON objects on a line each.
-    fn print(self, text: &str, objects: impl IntoIterator<Item = Value>) -> Result<(), Failure> {
+    pub(super) fn print(
+        self,
+        text: &str,
+        objects: impl IntoIterator<Item = Value>,
+    ) -> Result<(), Failure> {
         match self.output {
             Output::Text => self.out.write_all(text.as_bytes())?,
             Output::Json => {
@@ -164,12 +168,12 @@ impl<W: Write> Session<'_, W> {
 }
 
 /// What shows on a terminal how an operation comes along.
-struct Progress {
+pub(super) struct Progress {
     is_shown: bool,
 }
 
 /// Shows how operations that are waited for come along, if there is a terminal.
-fn with_progress(admin: Admin) -> (Admin, Progress) {
+pub(super) fn with_progress(admin: Admin) -> (Admin, Progress) {
     if !io::stderr().is_terminal() {
         return (admin, Progress { is_shown: false });
     }
@@ -186,7 +190,7 @@ fn with_progress(admin: Admin) -> (Admin, Progress) {
 
 impl Progress {
     /// Leaves the line empty.
-    fn end(self) {
+    pub(super) fn end(self) {
         if self.is_shown {
             // As above.
             let _ = write!(io::stderr(), "\r\x1b[K");
@@ -195,6 +199,6 @@ impl Progress {
 }
 
 /// The time since 1970.
-fn now() -> Duration {
+pub(super) fn now() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }

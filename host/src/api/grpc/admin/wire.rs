@@ -3,8 +3,8 @@
 use raft_kv_proto::v1;
 
 use crate::service::{
-    ClusterView, MemberStatus, NodeStatus, NodeView, OperationView, Plugin, ShardStatus, ShardView,
-    Slots,
+    Activation, ActiveShard, ClusterView, MemberStatus, NodeStatus, NodeView, OperationView,
+    Plugin, PluginView, ShardStatus, ShardTrial, ShardView, Slots,
 };
 
 pub(super) fn status(status: NodeStatus) -> v1::StatusResponse {
@@ -109,7 +109,42 @@ fn slots(slots: &[Slots]) -> Vec<v1::SlotRange> {
     slots.iter().map(range).collect()
 }
 
-fn plugin(plugin: Plugin) -> v1::PluginInfo {
+pub(super) fn plugin_view(plugin: PluginView) -> v1::PluginView {
+    let active = |shard: ActiveShard| v1::ActiveShard { shard: shard.shard_id, index: shard.index };
+    v1::PluginView {
+        name: plugin.name,
+        version: plugin.version,
+        sha256: plugin.sha256,
+        source_hash: plugin.source_hash,
+        bytes: plugin.bytes,
+        migrates: plugin.migrates,
+        uploaded_unix_ms: plugin.uploaded_unix_ms,
+        nodes: plugin.nodes,
+        refusals: plugin.refusals.into_iter().collect(),
+        active: plugin.active.into_iter().map(active).collect(),
+        previous: plugin.previous,
+    }
+}
+
+pub(super) fn activation(request: v1::ActivatePluginRequest) -> Activation {
+    Activation {
+        name: request.name,
+        version: request.version,
+        shards: request.shards,
+        canary: request.canary,
+        canary_ms: request.canary_ms,
+        fuel: request.fuel,
+        memory_bytes: request.memory_bytes,
+        force: request.force,
+    }
+}
+
+pub(super) fn trial(trial: ShardTrial) -> v1::ShardTrial {
+    let ShardTrial { shard_id, refusal, slots, rows, bytes, fuel, micros } = trial;
+    v1::ShardTrial { shard: shard_id, refusal, slots, rows, bytes, fuel, micros }
+}
+
+pub(super) fn plugin(plugin: Plugin) -> v1::PluginInfo {
     let Plugin { name, version, sha256 } = plugin;
     v1::PluginInfo { name, version, sha256 }
 }
