@@ -4,6 +4,8 @@
 //! the cluster, `peer` by its nodes. Counters of the hot path are looked up when the
 //! routing table is made.
 
+mod plugin;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -16,6 +18,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use raft_lite::GroupStatus;
+
+pub use plugin::{PluginFigures, PluginMetrics};
 
 /// The kinds of operation that are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,6 +96,8 @@ pub struct Metrics {
     applied: IntGaugeVec,
     asleep: IntGaugeVec,
     decisions: IntCounterVec,
+    fenced: IntCounterVec,
+    plugins: PluginMetrics,
     disk_usage: IntGauge,
     memory_usage: IntGauge,
     disk_free: IntGauge,
@@ -161,6 +167,15 @@ impl Metrics {
             &["kind", "reason"],
         )?;
         registry.register(Box::new(decisions.clone()))?;
+        let fenced = IntCounterVec::new(
+            Opts::new(
+                "raftkv_replicas_fenced_total",
+                "Replicas taken out of service because their state differed from the others'",
+            ),
+            &["shard"],
+        )?;
+        registry.register(Box::new(fenced.clone()))?;
+        let plugins = PluginMetrics::new(&registry)?;
         Ok(Metrics {
             shards: Mutex::default(),
             registry,
@@ -171,6 +186,8 @@ impl Metrics {
             applied,
             asleep,
             decisions,
+            fenced,
+            plugins,
             disk_usage,
             memory_usage,
             disk_free,
@@ -229,6 +246,16 @@ impl Metrics {
     /// The balancer began an operation.
     pub fn count_decision(&self, kind: &str, reason: &str) {
         self.decisions.with_label_values(&[kind, reason]).inc();
+    }
+
+    /// A shard's replica was taken out of service.
+    pub fn count_fenced(&self, shard: &str) {
+        self.fenced.with_label_values(&[shard]).inc();
+    }
+
+    /// What plugins have done here.
+    pub fn plugins(&self) -> &PluginMetrics {
+        &self.plugins
     }
 
     /// Notes how the way to another node is.

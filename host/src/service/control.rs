@@ -9,8 +9,10 @@
 
 mod activate;
 mod balance;
+mod guard;
 mod merge;
 mod rebuild;
+mod reports;
 mod steps;
 
 use std::{
@@ -27,6 +29,7 @@ use crate::meta::{Change, META_GROUP, Operation, OperationStep, Outcome, Step};
 
 use balance::Balancer;
 pub use balance::BalancerConfig;
+use reports::Reports;
 
 /// Between two looks at what there is to do.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -81,6 +84,7 @@ impl Service {
         let mut drivers: BTreeMap<u64, tokio::task::AbortHandle> = BTreeMap::new();
         let mut tasks = JoinSet::new();
         let mut balancer = Balancer::new(self.balancer);
+        let mut reports = Reports::default();
         while self.raft.leads_settled(META_GROUP) {
             let copy = self.copy.borrow().clone();
             drivers.retain(|_, driver| !driver.is_finished());
@@ -89,6 +93,10 @@ impl Service {
                 drivers
                     .entry(operation.id)
                     .or_insert_with(|| tasks.spawn(Arc::clone(self).drive(operation.id)));
+            }
+            if let Some(seen) = reports.next(self).await {
+                self.compare_replicas(&copy, &seen).await;
+                balancer.note(seen, &copy);
             }
             balancer.look_after(self, &copy).await;
             let mut changes = self.copy.subscribe();

@@ -11,8 +11,9 @@ use tokio::{task, time::timeout};
 
 use super::{Service, ServiceError, status::Plugin};
 use crate::{
-    machine::{CarriedOver, NotCarriedOver, PluginFileError},
+    machine::{CarriedOver, NotCarriedOver, PluginFileError, PluginMeter},
     meta::{Begin, Change, HavePlugin, MetaState, PluginEntry, PutPlugin, Task, TaskKind},
+    metrics::PluginFigures,
     storage::{Allowance, PluginId, node_number},
     wasm::{MAX_MODULE_BYTES, ModuleHash, PluginModule},
 };
@@ -191,6 +192,27 @@ impl Service {
             copy.plugins.iter().map(|(id, entry)| view_of(&copy, id, entry)).collect();
         views.sort_by_key(|view| (view.name.clone(), view.uploaded_unix_ms));
         views
+    }
+
+    /// What each version of a plugin has done here since the node started.
+    pub(super) fn plugin_figures(&self) -> Vec<PluginFigures> {
+        let figures = |(module, meter): (PluginModule, Arc<PluginMeter>)| {
+            let counts = meter.counts();
+            let failed = counts.failed.into_iter();
+            let failed = failed.map(|(kind, count)| (kind.to_string().replace(' ', "_"), count));
+            let manifest = &module.info().manifest;
+            PluginFigures {
+                name: manifest.name.clone(),
+                version: manifest.version.clone(),
+                commands: [("ok".to_owned(), counts.succeeded)].into_iter().chain(failed).collect(),
+                queries: counts.queries,
+                fuel: counts.fuel,
+                apply_time: counts.apply_time,
+                query_time: counts.query_time,
+                memory_bytes: counts.memory_bytes,
+            }
+        };
+        self.machine.plugins().meters().into_iter().map(figures).collect()
     }
 
     /// What an activation would do to each shard, tried on its present state.

@@ -209,6 +209,7 @@ impl Service {
             self.metrics.set_peer(&peer.node_id, peer.connected, peer.dropped_messages);
         }
         let storage = self.machine.storage();
+        self.metrics.plugins().set(&self.plugin_figures());
         self.metrics.set_storage(folder_bytes(&self.data_folder), storage.memory_bytes());
         self.metrics.text()
     }

@@ -12,19 +12,16 @@ use std::{
 
 use raft_kv_proto::v1::{NodeReport, ReplicaReport, TransferOrder, order::Kind};
 use raft_lite::GroupId;
-use tokio::task::JoinHandle;
 
-use super::FIND_WITHIN;
+use super::{FIND_WITHIN, reports};
 use crate::{
     meta::{
         Begin, Change, META_GROUP, META_NAME, META_REPLICAS, MetaState, REPLICAS, Task, TaskKind,
     },
-    service::{Service, orders},
+    service::Service,
     storage::{ShardRecord, node_number},
 };
 
-/// Between two rounds of looking at all nodes.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Between two decisions.
 const DECIDE_EVERY: Duration = Duration::from_millis(250);
 /// Operations of its own that run at once.
@@ -95,8 +92,6 @@ impl Seen {
 pub(super) struct Balancer {
     config: BalancerConfig,
     began: Instant,
-    looked: Option<Instant>,
-    looking: Option<JoinHandle<BTreeMap<String, NodeReport>>>,
     decided: Instant,
     /// Something was seen since a leader was last asked to hand over.
     may_transfer: bool,
@@ -119,8 +114,6 @@ impl Balancer {
         Balancer {
             config,
             began: Instant::now(),
-            looked: None,
-            looking: None,
             decided: Instant::now(),
             may_transfer: false,
             seen: BTreeMap::new(),
@@ -129,26 +122,23 @@ impl Balancer {
         }
     }
 
-    /// Looks at the nodes every now and then, and does what is most urgent.
+    /// Takes note of what the nodes said.
+    pub(super) fn note(&mut self, seen: reports::Seen, copy: &MetaState) {
+        let at = seen.at;
+        let reports = seen.nodes.into_iter();
+        self.seen.extend(reports.map(|(node, report)| (node, Seen::of(report, at))));
+        self.seen.retain(|node, _| copy.nodes.contains_key(node));
+        self.note_loads(Instant::now());
+        self.may_transfer = true;
+    }
+
+    /// Does what is most urgent.
     pub(super) async fn look_after(&mut self, service: &Arc<Service>, copy: &Arc<MetaState>) {
-        if let Some(looking) = self.looking.take_if(|looking| looking.is_finished()) {
-            let reports = looking.await.unwrap_or_default().into_iter();
-            let at = self.looked.unwrap_or_else(Instant::now);
-            self.seen.extend(reports.map(|(node, report)| (node, Seen::of(report, at))));
-            self.seen.retain(|node, _| copy.nodes.contains_key(node));
-            self.note_loads(Instant::now());
-            self.may_transfer = true;
-        }
         if !copy.balancer {
             self.since.clear();
         } else if self.decided.elapsed() >= DECIDE_EVERY {
             self.decided = Instant::now();
             self.act(service, copy).await;
-        }
-        if self.looking.is_none() && self.looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
-            self.looked = Some(Instant::now());
-            let service = Arc::clone(service);
-            self.looking = Some(tokio::spawn(async move { service.reports().await }));
         }
     }
 
@@ -435,17 +425,4 @@ fn remove(shard: &str, from: &str, reason: &'static str, why: String) -> Decisio
     let mut task = Task { shard: shard.to_owned(), from: from.to_owned(), ..Task::default() };
     task.set_kind(TaskKind::RemoveReplica);
     Decision::Begin(task, reason, why)
-}
-
-impl Service {
-    /// What all nodes that can be reached have.
-    pub(in crate::service) async fn reports(&self) -> BTreeMap<String, NodeReport> {
-        let nodes: Vec<String> = self.copy.borrow().nodes.keys().cloned().collect();
-        let asked = nodes.into_iter().filter(|node| self.is_reachable(node)).map(|node| async {
-            let order = self.order(node_number(&node), orders::report());
-            let answer = tokio::time::timeout(Duration::from_secs(2), order).await.ok()?.ok()?;
-            Some((node, answer.report?))
-        });
-        futures::future::join_all(asked).await.into_iter().flatten().collect()
-    }
 }
