@@ -9,7 +9,7 @@ use super::error::ApiError;
 
 /// Bytes of a refused body that are read all the same, so that the connection
 /// stays usable.
-const DISCARD_LIMIT: usize = 64 << 20;
+const DISCARD_LIMIT: usize = 256 << 20;
 
 /// Reads a body of at most `limit` bytes, which is called `what`. A longer one is
 /// read to its end and dropped, within reason, before it is refused.
