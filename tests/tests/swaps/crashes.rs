@@ -31,8 +31,12 @@ async fn switch_while_drivers_die(point: &str) {
     let died = eventually("the driver to die", WITHIN, async || dead(&mut cluster)).await;
     // Those that would die as well are taken one by one.
     for place in (0..3).map(|step| (died + step) % 3) {
-        cluster.kill(place);
-        cluster.node_mut(place).remove_env("RAFTKV_FAILPOINTS");
+        let node = cluster.node_mut(place);
+        match node.exit_status() {
+            Some(_) => drop(node.wait_until_ended(WITHIN)),
+            None => node.kill(),
+        }
+        node.remove_env("RAFTKV_FAILPOINTS");
         cluster.restart(place);
         cluster.wait_until_ready();
     }
