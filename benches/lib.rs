@@ -12,7 +12,7 @@ use raft_kv::{
     machine::{Compiler, DEFAULT_PLUGIN, Machine, PluginStore, Threads},
     storage::{ShardRecord, Slot, SlotRange, SnapshotFolders, Storage, StorageOptions, slot_of},
 };
-use raft_kv_plugin_kv::protocol::{Command as KvCommand, Put, Query as KvQuery};
+use raft_kv_plugin_kv::protocol::{Command as KvCommand, Put, Query as KvQuery, Scan};
 use raft_lite::{
     Command, CommandOutcome, CommittedEntry, Effects, EntryKind, GroupEntries, GroupId,
     INITIAL_POSITION, Index, LogPosition, Payload, ReplicaId, StateMachine, Term,
@@ -115,7 +115,8 @@ impl PutLog {
         [GroupEntries { group: GROUP, entries: vec![entry] }]
     }
 
-    fn command(&mut self) -> Command {
+    /// One put.
+    pub fn command(&mut self) -> Command {
         let key = self.next_key();
         // Values that do not compress: the worst case.
         let mut noise = self.state;
@@ -141,6 +142,12 @@ impl PutLog {
 /// The plugin's request for a key's value, and its slot.
 pub fn get_request(key: &[u8]) -> (Slot, Bytes) {
     (slot_of(key, SLOTS), KvQuery::Get { key }.encode().into())
+}
+
+/// The plugin's request for some rows of a key's slot, from the first key on; and the slot.
+pub fn scan_request(key: &[u8], rows: u32) -> (Slot, Bytes) {
+    let scan = Scan { prefix: b"key-", after: None, max_rows: rows, max_bytes: 1 << 20 };
+    (slot_of(key, SLOTS), KvQuery::Scan(scan).encode().into())
 }
 
 /// Applies a batch and checks that every command succeeded.

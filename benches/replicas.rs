@@ -32,8 +32,18 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    /// Starts them with so many groups and waits until each has a leader.
+    /// Starts them with so many groups, whose commands do nothing, and waits until each has a
+    /// leader.
     pub fn start(groups: u64) -> Self {
+        Replicas::with(groups, |_| Arc::new(Idle { applied: OnceLock::new(), groups }))
+    }
+
+    /// Starts them with one group, which each node, by its place, applies to this.
+    pub fn of(machine: impl Fn(usize) -> Arc<dyn StateMachine>) -> Self {
+        Replicas::with(1, machine)
+    }
+
+    fn with(groups: u64, machine: impl Fn(usize) -> Arc<dyn StateMachine>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let wires: Vec<Arc<Wire>> = (1..=NODES).map(|id| Arc::new(Wire::of(NodeId(id)))).collect();
         let voters: BTreeMap<_, _> = (1..=NODES).map(|id| (ReplicaId(id), NodeId(id))).collect();
@@ -42,7 +52,7 @@ impl Replicas {
             let log = EngineLogStore::open(&path, EngineOptions::default());
             let parts = Parts {
                 log: Arc::new(log.expect("a new log opens")),
-                state_machine: Arc::new(Idle { applied: OnceLock::new(), groups }),
+                state_machine: machine(id as usize - 1),
                 transport: Arc::clone(&wires[id as usize - 1]) as _,
                 clock: Arc::new(SystemClock),
             };
@@ -84,6 +94,19 @@ impl Replicas {
     /// A node that does not lead a group.
     pub fn follower(&self, group: GroupId) -> &Arc<MultiRaft> {
         &self.nodes[(self.leaders[group.0 as usize - 1] + 1) % self.nodes.len()]
+    }
+
+    /// Proposes these commands to the first group, `at_once` of them at any time, and waits for
+    /// all.
+    pub fn propose_each(&self, commands: Vec<Command>, at_once: u64) {
+        let group = GroupId(1);
+        keep_busy(commands.len() as u64, at_once, |number, done| {
+            let commands = vec![commands[number as usize].clone()];
+            let reply = Box::new(move |result: Result<Vec<CommandOutcome>, _>| {
+                done(result.is_ok());
+            });
+            self.leader(group).propose(Proposal { group, commands, makes_room: false, reply });
+        });
     }
 
     /// Proposes `count` commands of so many bytes, `at_once` of them at any time, to
