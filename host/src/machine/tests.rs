@@ -56,7 +56,7 @@ fn fixture() -> Fixture {
 }
 
 fn put(slot: u32, key: &str, value: &str) -> Command {
-    let put = Put { key: key.as_bytes(), value: value.as_bytes(), expected: None };
+    let put = Put { key: key.as_bytes(), value: value.as_bytes(), expected: None, ttl_ms: None };
     Command { slot, payload: KvCommand::Put(put).encode().into(), ..Command::default() }
 }
 
@@ -137,7 +137,7 @@ fn a_failed_command_leaves_nothing_and_spares_its_neighbours() {
     let fixture = fixture();
     let swap = |expected, value: &'static [u8]| Command {
         slot: 1,
-        payload: KvCommand::Put(Put { key: b"k", value, expected: Some(expected) }).encode().into(),
+        payload: KvCommand::Put(Put { key: b"k", value, expected: Some(expected), ttl_ms: None }).encode().into(),
         ..Command::default()
     };
     let commands = vec![swap(0, b"first"), swap(0, b"second"), put(2, "other", "x")];

@@ -88,14 +88,14 @@ impl Service {
             Expected::Any => None,
             Expected::Version(version) => Some(version),
         };
-        let put = protocol::Put { key, value, expected };
+        let put = protocol::Put { key, value, expected, ttl_ms: None };
         Ok(protocol::Command::Put(put).encode().into())
     }
 
     pub(super) fn delete_command(&self, key: &[u8]) -> Result<Bytes, ServiceError> {
         self.check_key(key)?;
         self.check_is_kv(key)?;
-        Ok(protocol::Command::Delete { key }.encode().into())
+        Ok(protocol::Command::Delete { key, expected: None }.encode().into())
     }
 
     pub(super) fn get_request(&self, key: &[u8]) -> Result<Bytes, ServiceError> {
