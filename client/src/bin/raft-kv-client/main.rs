@@ -29,6 +29,8 @@ enum Failure {
     NoSuchShard(String),
     #[error("{0}")]
     BadUsage(String),
+    #[error("nothing was done, because this does not hold: {condition} ({found})")]
+    ConditionFailed { condition: String, found: String },
     #[error(
         "operation {} ({}) is still under way ({}) and goes on: see how it stands with \
          `raft-kv-client operation show {}`", .0.id, .0.description, text::cluster::stand(.0), .0.id
@@ -47,7 +49,10 @@ impl Failure {
             Self::NoSuchKey(_) | Self::NoSuchShard(_) | Self::Client(Error::NotFound { .. }) => 1,
             Self::BadUsage(_)
             | Self::Client(Error::InvalidEndpoint { .. } | Error::InvalidArgument { .. }) => 2,
-            Self::StillRunning(_) | Self::Client(_) | Self::Output(_) => 3,
+            Self::StillRunning(_)
+            | Self::ConditionFailed { .. }
+            | Self::Client(_)
+            | Self::Output(_) => 3,
         }
     }
 
