@@ -56,7 +56,7 @@ use crate::{
 
 use executors::ExecutorPool;
 pub use plugins::{DEFAULT_PLUGIN, PluginFileError, PluginStore, plugin_id};
-pub use query::{Freshness, Query, QueryError, QueryReply, ShardReader};
+pub use query::{Freshness, Query, QueryError, QueryReplies, QueryReply, ShardReader};
 use sessions::Sessions;
 pub use structural::{Refusal, ShardChange};
 

@@ -66,13 +66,15 @@ pub(super) struct Job {
     /// Calls from here on are not offered yet: `calls.len()`, or less while one runs alone.
     pub(super) until: usize,
     pub(super) results: Vec<PluginResult>,
+    /// A call asked for its context, so that its result may depend on the time.
+    pub(super) asked_context: bool,
     pub(super) storage: Box<dyn PluginStorage>,
 }
 
 impl Job {
     pub(super) fn new(entry: Entry, calls: Vec<Call>, storage: Box<dyn PluginStorage>) -> Job {
         let results = Vec::with_capacity(calls.len());
-        Job { entry, until: calls.len(), calls, results, storage }
+        Job { entry, until: calls.len(), calls, results, asked_context: false, storage }
     }
 
     /// What an instance holds between batches. Allocates nothing.
