@@ -135,8 +135,7 @@ async fn a_burst_of_single_puts_is_answered_in_full() {
         let request = PutRequest {
             key: format!("burst/{n}").into(),
             value: vec![b'v'; 1024].into(),
-            expected_version: None,
-            once: None,
+            ..PutRequest::default()
         };
         tokio::spawn(async move { kv.put(request).await })
     });

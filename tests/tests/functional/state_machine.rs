@@ -30,7 +30,8 @@ async fn commands_and_queries_of_the_plugin_go_through() {
     let found = client.get_with_version(key).await.unwrap().unwrap();
     assert_eq!(found.value, "value");
     assert_eq!(found.version.0, written);
-    let response = client.apply(key, Command::Delete { key, expected: None }.encode()).await.unwrap();
+    let response =
+        client.apply(key, Command::Delete { key, expected: None }.encode()).await.unwrap();
     assert!(decode_delete(&response).unwrap());
     assert_eq!(client.get(key).await.unwrap(), None);
 }
