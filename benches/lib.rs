@@ -126,7 +126,7 @@ impl PutLog {
             noise ^= noise << 17;
             chunk.copy_from_slice(&noise.to_le_bytes()[..chunk.len()]);
         }
-        let put = Put { key: &key, value: &self.value, expected: None };
+        let put = Put { key: &key, value: &self.value, expected: None, ttl_ms: None };
         let payload = Bytes::from(KvCommand::Put(put).encode());
         Command { slot: slot_of(&key, SLOTS).0, payload, ..Command::default() }
     }

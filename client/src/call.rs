@@ -18,6 +18,7 @@ use tokio::time::{timeout, timeout_at};
 use tonic::{Response, Status, transport::Channel};
 
 use crate::{
+    atomic,
     attempts::Attempts,
     channel::{Node, Pool},
     client::{kv, machine, set_direct},
@@ -334,6 +335,12 @@ async fn call_alone(channel: Channel, request: Request, direct: bool) -> Result<
         Request::Delete(delete) => {
             Reply::Delete(kv(channel).delete(call(delete, direct)).await?.into_inner())
         }
+        Request::Increment(increment) => {
+            Reply::Increment(kv(channel).increment(call(increment, direct)).await?.into_inner())
+        }
+        Request::Atomic(atomic) => {
+            Reply::Atomic(kv(channel).atomic(call(atomic, direct)).await?.into_inner())
+        }
         Request::Apply(apply) => {
             Reply::Apply(machine(channel).apply(call(apply, direct)).await?.into_inner())
         }
@@ -350,7 +357,9 @@ fn key_of(request: &Request) -> &[u8] {
         | Request::Query(v1::QueryRequest { key, .. })
         | Request::Put(v1::PutRequest { key, .. })
         | Request::Get(v1::GetRequest { key, .. })
-        | Request::Delete(v1::DeleteRequest { key, .. }) => key,
+        | Request::Delete(v1::DeleteRequest { key, .. })
+        | Request::Increment(v1::IncrementRequest { key, .. }) => key,
+        Request::Atomic(request) => atomic::key_of(request),
     }
 }
 
@@ -360,7 +369,8 @@ fn size_of(request: &Request) -> usize {
         Request::Apply(apply) => apply.command.len(),
         Request::Query(query) => query.request.len(),
         Request::Put(put) => put.value.len(),
-        Request::Get(_) | Request::Delete(_) => 0,
+        Request::Get(_) | Request::Delete(_) | Request::Increment(_) => 0,
+        Request::Atomic(request) => atomic::values_len(request),
     };
     key_of(request).len() + payload
 }

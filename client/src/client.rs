@@ -16,12 +16,13 @@ use tonic::{
 };
 
 use crate::{
+    atomic::Atomic,
     batch,
     call::{Cluster, mismatched},
     channel::Pool,
     endpoint::{Endpoint, IntoEndpoints},
     error::{Error, Result},
-    operation::{Operation, Outcome, consistency},
+    operation::{Operation, Outcome, PutOptions, consistency},
     pipeline::{Reply, Request},
     scan::Scan,
     value::{IntoBytes, Version, Versioned},
@@ -110,7 +111,17 @@ impl RaftKVClient {
     /// Sets a key. The write is durable on a majority when this returns the
     /// key's new version.
     pub async fn put(&self, key: impl IntoBytes, value: impl IntoBytes) -> Result<Version> {
-        self.put_if(key.into_bytes(), value.into_bytes(), None).await
+        self.put_with(key, value, PutOptions::new()).await
+    }
+
+    /// Sets a key that is gone after `ttl`, by the cluster's clock.
+    pub async fn put_with_ttl(
+        &self,
+        key: impl IntoBytes,
+        value: impl IntoBytes,
+        ttl: Duration,
+    ) -> Result<Version> {
+        self.put_with(key, value, PutOptions::new().ttl(ttl)).await
     }
 
     /// Sets a key if its version is `expected`; [`Version::ABSENT`], or 0, if it
@@ -124,22 +135,26 @@ impl RaftKVClient {
         expected: impl Into<Version>,
         value: impl IntoBytes,
     ) -> Result<Version> {
-        self.put_if(key.into_bytes(), value.into_bytes(), Some(expected.into()))
-            .await
-            .map_err(Error::of_comparison)
+        self.put_with(key, value, PutOptions::new().if_version(expected)).await
     }
 
-    async fn put_if(&self, key: Bytes, value: Bytes, expected: Option<Version>) -> Result<Version> {
+    /// Sets a key, on a condition or for a time.
+    ///
+    /// # Errors
+    /// [`Error::VersionMismatch`] if the condition does not hold.
+    pub async fn put_with(
+        &self,
+        key: impl IntoBytes,
+        value: impl IntoBytes,
+        options: PutOptions,
+    ) -> Result<Version> {
         let ticket = self.cluster.ticket(1);
-        let put = v1::PutRequest {
-            key,
-            value,
-            expected_version: expected.map(|version| version.0),
-            once: Some(ticket.once(0)),
-        };
-        match self.cluster.run(Request::Put(put)).await? {
-            Reply::Put(response) => Ok(Version(response.version)),
-            _ => Err(mismatched()),
+        let put = options.request(key.into_bytes(), value.into_bytes(), Some(ticket.once(0)));
+        match self.cluster.run(Request::Put(put)).await {
+            Ok(Reply::Put(response)) => Ok(Version(response.version)),
+            Ok(_) => Err(mismatched()),
+            Err(error) if options.is_comparison() => Err(error.of_comparison()),
+            Err(error) => Err(error),
         }
     }
 
@@ -170,12 +185,54 @@ impl RaftKVClient {
 
     /// Removes a key; tells whether it existed.
     pub async fn delete(&self, key: impl IntoBytes) -> Result<bool> {
+        self.delete_if(key.into_bytes(), None).await
+    }
+
+    /// Removes a key if its version is `expected`.
+    ///
+    /// # Errors
+    /// [`Error::VersionMismatch`] if it has another version, or does not exist.
+    pub async fn compare_and_delete(
+        &self,
+        key: impl IntoBytes,
+        expected: impl Into<Version>,
+    ) -> Result<()> {
+        let deleted = self.delete_if(key.into_bytes(), Some(expected.into())).await;
+        deleted.map(drop).map_err(Error::of_comparison)
+    }
+
+    async fn delete_if(&self, key: Bytes, expected: Option<Version>) -> Result<bool> {
         let ticket = self.cluster.ticket(1);
-        let delete = v1::DeleteRequest { key: key.into_bytes(), once: Some(ticket.once(0)) };
+        let once = Some(ticket.once(0));
+        let expected_version = expected.map(|version| version.0);
+        let delete = v1::DeleteRequest { key, once, expected_version };
         match self.cluster.run(Request::Delete(delete)).await? {
             Reply::Delete(response) => Ok(response.existed),
             _ => Err(mismatched()),
         }
+    }
+
+    /// Adds to the number that is a key's value, and gives the sum. The value is the
+    /// number's decimal text, so that it can be put and got as such. A key that does
+    /// not exist counts as 0; one that has a time to live keeps it.
+    ///
+    /// # Errors
+    /// [`Error::Plugin`] if the value is not the text of a signed 64-bit number (code
+    /// 5), or the sum is none (code 6).
+    pub async fn increment(&self, key: impl IntoBytes, delta: i64) -> Result<i64> {
+        let ticket = self.cluster.ticket(1);
+        let once = Some(ticket.once(0));
+        let increment = v1::IncrementRequest { key: key.into_bytes(), delta, once };
+        match self.cluster.run(Request::Increment(increment)).await? {
+            Reply::Increment(response) => Ok(response.value),
+            _ => Err(mismatched()),
+        }
+    }
+
+    /// Begins a request whose operations all take effect or none, if all its
+    /// conditions hold. Its keys have to share a `{tag}`, or be the same key.
+    pub fn atomic(&self) -> Atomic {
+        Atomic::new(self.cluster.clone())
     }
 
     /// The pairs whose key starts with `prefix`, all pairs if it is empty, in

@@ -14,8 +14,8 @@ use tonic::{Code, ConnectError, Status};
 
 use crate::{admin::ClusterOperation, endpoint::Endpoint};
 
-/// The key-value plugin's own code for a compare-and-put that found another
-/// version (`PutRequest` in `kv.proto`).
+/// The key-value plugin's own code for a put or delete that found another version
+/// (`PutRequest` in `kv.proto`).
 const VERSION_MISMATCH: u32 = 1;
 
 /// The result of a request.
@@ -198,8 +198,8 @@ impl Error {
         )
     }
 
-    /// This error as that of a compare-and-put: the plugin's refusal because of
-    /// the version has a name of its own.
+    /// This error as that of a comparison: the plugin's refusal because of the version
+    /// has a name of its own.
     pub(crate) fn of_comparison(self) -> Self {
         match self {
             Self::Plugin { kind: Kind::Failed, code: VERSION_MISMATCH, message } => {

@@ -50,6 +50,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod admin;
+mod atomic;
 mod attempts;
 mod batch;
 mod call;
@@ -63,19 +64,22 @@ mod pipeline;
 mod routing;
 mod scan;
 mod session;
+mod ttl;
 mod value;
 
 pub use admin::{
     Activation, Admin, Change, ClusterNode, ClusterOperation, ClusterShard, ClusterState,
     OperationState,
 };
+pub use atomic::{Atomic, AtomicOutcome};
 pub use client::{ClientBuilder, RaftKVClient};
 pub use endpoint::{Endpoint, IntoEndpoints};
 pub use error::{Error, Result};
-pub use operation::{Operation, Outcome};
+pub use operation::{Operation, Outcome, PutOptions};
 pub use raft_kv_proto::v1::{
     ActiveShard, PluginInfo, PluginView, ShardStatus, ShardTrial, SlotRange, StatusResponse,
     plugin_error::Kind as PluginErrorKind,
 };
 pub use scan::{Scan, ScanStream};
+pub use ttl::{InvalidTtl, parse_ttl};
 pub use value::{IntoBytes, KeyValue, Version, Versioned};

@@ -1,7 +1,7 @@
 //! What keys and values are made of: the conversions that let callers pass
 //! whatever they hold, and what reads give back.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use raft_kv_proto::v1;
@@ -60,13 +60,12 @@ impl<const N: usize> IntoBytes for &[u8; N] {
     }
 }
 
-/// The version of a key: the log index, in the key's shard, of the entry that
-/// wrote it. It grows with every write of the key.
+/// The version of a key: an opaque number that grows with every write of the key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
 
 impl Version {
-    /// To a compare-and-put: the key must not exist.
+    /// To a comparison: the key must not exist.
     pub const ABSENT: Self = Self(0);
 }
 
@@ -89,12 +88,16 @@ pub struct Versioned {
     pub value: Bytes,
     /// The key's version.
     pub version: Version,
+    /// In what time the key is gone, by the cluster's clock; none if it stays.
+    pub ttl: Option<Duration>,
 }
 
 impl Versioned {
     /// What a response says; `None` if the key does not exist.
     pub(crate) fn from_response(response: v1::GetResponse) -> Option<Self> {
-        response.found.then_some(Self { value: response.value, version: Version(response.version) })
+        let v1::GetResponse { found, value, version, ttl_ms } = response;
+        let ttl = ttl_ms.map(Duration::from_millis);
+        found.then_some(Self { value, version: Version(version), ttl })
     }
 }
 

@@ -65,7 +65,7 @@ pub use compiler::{COMPILE, CompileError, CompileLimits, Compiler, compile_in_th
 use executors::ExecutorPool;
 pub use meter::{PluginCounts, PluginMeter};
 pub use plugins::{DEFAULT_PLUGIN, PluginFileError, PluginStore, plugin_id};
-pub use query::{Freshness, Query, QueryError, QueryReply, ShardReader};
+pub use query::{Freshness, Query, QueryError, QueryReplies, QueryReply, ShardReader};
 use sessions::Sessions;
 pub use structural::{Refusal, ShardChange};
 

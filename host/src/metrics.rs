@@ -36,15 +36,21 @@ pub enum OperationKind {
     Apply,
     /// A query for any plugin.
     Query,
+    /// `Kv.Increment`.
+    Increment,
+    /// `Kv.Atomic`.
+    Atomic,
 }
 
-const KINDS: [(OperationKind, &str); 6] = [
+const KINDS: [(OperationKind, &str); 8] = [
     (OperationKind::Put, "put"),
     (OperationKind::Get, "get"),
     (OperationKind::Delete, "delete"),
     (OperationKind::Scan, "scan"),
     (OperationKind::Apply, "apply"),
     (OperationKind::Query, "query"),
+    (OperationKind::Increment, "increment"),
+    (OperationKind::Atomic, "atomic"),
 ];
 
 /// Upper bounds of the duration histogram, in seconds.

@@ -4,15 +4,18 @@
 //! the shard's Raft group, and answered with one vocabulary of errors. Nothing
 //! here knows of gRPC or HTTP.
 
+mod atomic;
 mod batch;
 mod checksum;
 mod cluster;
 mod control;
 mod error;
 mod follow;
+mod idle_time;
 mod join;
 mod kv;
 mod moves;
+mod older_plugin;
 mod orders;
 mod plugins;
 mod propose;
@@ -38,13 +41,14 @@ use crate::{
 };
 
 pub use crate::{metrics::OperationKind, storage::SlotRange, wasm::MAX_MODULE_BYTES};
+pub use atomic::{AtomicReply, AtomicRequest, Compare, Condition};
 pub use batch::{KvKind, Operation, OperationReply};
 pub use checksum::Checksum;
 pub use cluster::{ClusterView, NodeView, OperationRequest, OperationView, ShardView};
 pub use control::BalancerConfig;
 pub use error::{FailureKind, ServiceError};
 pub use follow::COPY_FILE;
-pub use kv::{Expected, Versioned};
+pub use kv::{Expected, Number, PutTerms, Versioned};
 pub use plugins::{Activation, ActiveShard, PluginView, ShardTrial, describe_plugin};
 pub use routing::{LeaderRoute, RoutingTable};
 pub use scan::{Pair, ScanRequest, Scanner};

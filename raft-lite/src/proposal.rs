@@ -28,7 +28,8 @@ pub type ReadReply = Box<dyn FnOnce(Result<Index, RequestError>) + Send>;
 pub struct Proposal {
     /// The group whose log they go to.
     pub group: GroupId,
-    /// The commands, not empty.
+    /// The commands. Without any it moves on nothing but the replicated time, to the
+    /// leader's clock.
     pub commands: Vec<Command>,
     /// Whether they only remove: such are taken even while a disk is nearly full.
     pub makes_room: bool,

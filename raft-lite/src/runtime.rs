@@ -186,11 +186,11 @@ impl MultiRaft {
     /// Proposes commands; see [`ProposalReply`](crate::ProposalReply).
     pub fn propose(&self, proposal: Proposal) {
         let Proposal { group, commands, makes_room, reply } = proposal;
-        assert!(!commands.is_empty(), "a proposal has at least one command");
         if let Some(error) = self.refusal(group) {
             return reply(Err(error));
         }
-        let bytes = commands.iter().map(Command::size).sum();
+        // One without commands takes up room while it waits, too.
+        let bytes = commands.iter().map(Command::size).sum::<usize>().max(PendingRead::BYTES);
         let Some(permit) = self.budget.take(bytes) else {
             return reply(Err(RequestError::Overloaded));
         };

@@ -135,8 +135,7 @@ async fn a_burst_of_single_puts_is_answered_in_full() {
         let request = PutRequest {
             key: format!("burst/{n}").into(),
             value: vec![b'v'; 1024].into(),
-            expected_version: None,
-            once: None,
+            ..PutRequest::default()
         };
         tokio::spawn(async move { kv.put(request).await })
     });
@@ -205,7 +204,7 @@ async fn a_client_that_sends_and_never_reads_is_held_back() {
     let value = vec![b'v'; 1024];
     let requests = (0..REQUESTS).map(move |tag| {
         let key = format!("flood/{}", tag % 1000);
-        let put = Put { key: key.as_bytes(), value: &value, expected: None };
+        let put = Put { key: key.as_bytes(), value: &value, expected: None, ttl_ms: None };
         let command = Command::Put(put).encode().into();
         let apply = ApplyRequest { key: key.clone().into(), command, once: None };
         PipelineRequest { tag, request: Some(Request::Apply(apply)) }

@@ -45,6 +45,12 @@ impl Node {
                 self.note(delete.once.as_ref());
                 (delete.key.clone(), Ok(Given::Delete(self.store.delete(&delete))))
             }
+            Asked::Increment(increment) => {
+                self.note(increment.once.as_ref());
+                let key = increment.key.clone();
+                (key, Ok(Given::Increment(self.store.increment(increment))))
+            }
+            Asked::Atomic(_) => return Err(Status::unimplemented("atomic requests")),
             Asked::Apply(apply) => {
                 self.note(apply.once.as_ref());
                 (apply.key.clone(), self.store.apply(&apply).map(Given::Apply))
@@ -84,6 +90,17 @@ impl Kv for Node {
         alone!(self, request, Delete)
     }
 
+    async fn increment(
+        &self,
+        request: Request<v1::IncrementRequest>,
+    ) -> Answer<v1::IncrementResponse> {
+        alone!(self, request, Increment)
+    }
+
+    async fn atomic(&self, request: Request<v1::AtomicRequest>) -> Answer<v1::AtomicResponse> {
+        alone!(self, request, Atomic)
+    }
+
     type ScanStream = Iter<std::vec::IntoIter<Result<v1::ScanResponse, Status>>>;
 
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Answer<Self::ScanStream> {
@@ -105,6 +122,10 @@ impl Kv for Node {
                 Operation::Delete(delete) => {
                     self.note(delete.once.as_ref());
                     Ok(Wire::Delete(self.store.delete(&delete)))
+                }
+                Operation::Increment(increment) => {
+                    self.note(increment.once.as_ref());
+                    Ok(Wire::Increment(self.store.increment(increment)))
                 }
             };
             let result = result.unwrap_or_else(|status| Wire::Error(operation_error(&status)));

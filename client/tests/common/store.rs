@@ -71,15 +71,34 @@ impl Store {
     pub fn get(&self, get: &v1::GetRequest) -> v1::GetResponse {
         match self.pairs.lock().unwrap().get(&get.key) {
             None => v1::GetResponse::default(),
-            Some((value, version)) => {
-                v1::GetResponse { found: true, value: value.clone(), version: *version }
-            }
+            Some((value, version)) => v1::GetResponse {
+                found: true,
+                value: value.clone(),
+                version: *version,
+                ttl_ms: None,
+            },
         }
     }
 
     pub fn delete(&self, delete: &v1::DeleteRequest) -> v1::DeleteResponse {
         let existed = self.pairs.lock().unwrap().remove(&delete.key).is_some();
         v1::DeleteResponse { existed }
+    }
+
+    /// Adds once, however often it is asked to.
+    pub fn increment(&self, increment: v1::IncrementRequest) -> v1::IncrementResponse {
+        let v1::IncrementRequest { key, delta, once } = increment;
+        let found = self.get(&v1::GetRequest { key: key.clone(), ..Default::default() });
+        let before: i64 = match found.found {
+            true => std::str::from_utf8(&found.value).unwrap().parse().unwrap(),
+            false => 0,
+        };
+        let value = (before + delta).to_string().into();
+        let put = v1::PutRequest { key: key.clone(), value, once, ..Default::default() };
+        let version = self.put(put).unwrap().version;
+        let now = self.get(&v1::GetRequest { key, ..Default::default() });
+        let value = std::str::from_utf8(&now.value).unwrap().parse().unwrap();
+        v1::IncrementResponse { value, version }
     }
 
     /// Applies once, however often it is asked to.

@@ -1,6 +1,7 @@
 //! The gRPC services.
 
 mod admin;
+mod atomic;
 mod kv;
 mod raft;
 mod state_machine;

@@ -1,6 +1,7 @@
 //! The HTTP endpoints.
 
 mod admin;
+mod atomic;
 mod body;
 mod error;
 mod kv;
@@ -12,7 +13,7 @@ use axum::{
     body::Body,
     extract::{Request, State},
     response::{IntoResponse, Response},
-    routing::{any, get},
+    routing::{any, get, post},
 };
 use http::{HeaderValue, Method, StatusCode, header};
 
@@ -23,9 +24,10 @@ use error::ApiError;
 const GRPC_UNIMPLEMENTED: &str = "12";
 
 pub(super) fn router(service: Arc<Service>) -> Router {
-    let one = get(kv::get).put(kv::put).delete(kv::delete);
+    let one = get(kv::get).put(kv::put).delete(kv::delete).post(kv::increment);
     Router::new()
         .route("/kv", get(kv::scan))
+        .route("/kv-atomic", post(atomic::atomic))
         // An empty key gets the same error here as everywhere.
         .route("/kv/", one.clone())
         .route("/kv/{*key}", one)
@@ -48,6 +50,7 @@ pub(super) fn birth_router(introduction: Introduction) -> Router {
         .route("/readyz", get(not_ready))
         .route("/kv/{*key}", any(not_ready))
         .route("/kv", any(not_ready))
+        .route("/kv-atomic", any(not_ready))
         .route("/status", get(not_ready))
         .route("/admin/{*path}", any(not_ready))
         .with_state(introduction)

@@ -39,6 +39,15 @@ pub enum QueryReply {
     TooLong,
 }
 
+/// The replies to some queries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryReplies {
+    /// One for each, in order.
+    pub replies: Vec<QueryReply>,
+    /// Whether one of them may depend on the shard's replicated time.
+    pub depends_on_time: bool,
+}
+
 /// Why no query of a batch could be answered.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
@@ -108,6 +117,11 @@ impl ShardReader {
         self.shard.record.owns(slot)
     }
 
+    /// The shard's replicated time in this state, in milliseconds since 1970.
+    pub fn time_ms(&self) -> u64 {
+        self.applied.time_ms
+    }
+
     /// Hash and number of all that is stored in the shard's slots, and the index of
     /// the last entry applied to it.
     pub fn checksum(&self) -> Result<(Index, u64, u64), QueryError> {
@@ -141,7 +155,7 @@ impl ShardReader {
 
     /// Answers queries, in order. `inline`: those that take long are given up as
     /// [`QueryReply::TooLong`].
-    pub fn query(&self, queries: &[Query], inline: bool) -> Result<Vec<QueryReply>, QueryError> {
+    pub fn query(&self, queries: &[Query], inline: bool) -> Result<QueryReplies, QueryError> {
         let owned = |query: &Query| self.shard.record.owns(query.slot);
         let call = |query: &Query| Call {
             slot: query.slot.0,
@@ -175,6 +189,7 @@ impl ShardReader {
                 QueryResult::OverBudget => QueryReply::TooLong,
             }
         };
-        Ok(queries.iter().map(reply).collect())
+        let replies = queries.iter().map(reply).collect();
+        Ok(QueryReplies { replies, depends_on_time: outcome.asked_context })
     }
 }

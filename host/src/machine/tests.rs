@@ -57,7 +57,7 @@ fn fixture() -> Fixture {
 }
 
 fn put(slot: u32, key: &str, value: &str) -> Command {
-    let put = Put { key: key.as_bytes(), value: value.as_bytes(), expected: None };
+    let put = Put { key: key.as_bytes(), value: value.as_bytes(), expected: None, ttl_ms: None };
     Command { slot, payload: KvCommand::Put(put).encode().into(), ..Command::default() }
 }
 
@@ -80,7 +80,7 @@ impl Fixture {
         let request = KvQuery::Get { key: key.as_bytes() }.encode().into();
         let queries = [Query { slot: Slot(slot), request }];
         let reader = self.machine.reader(GROUP, Freshness::Latest).unwrap();
-        let reply = reader.query(&queries, true).unwrap().remove(0);
+        let reply = reader.query(&queries, true).unwrap().replies.remove(0);
         let QueryReply::Done(Ok(response)) = reply else { panic!("{reply:?}") };
         protocol::decode_get(&response).unwrap().map(|found| response.slice(found.value))
     }
@@ -138,7 +138,9 @@ fn a_failed_command_leaves_nothing_and_spares_its_neighbours() {
     let fixture = fixture();
     let swap = |expected, value: &'static [u8]| Command {
         slot: 1,
-        payload: KvCommand::Put(Put { key: b"k", value, expected: Some(expected) }).encode().into(),
+        payload: KvCommand::Put(Put { key: b"k", value, expected: Some(expected), ttl_ms: None })
+            .encode()
+            .into(),
         ..Command::default()
     };
     let commands = vec![swap(0, b"first"), swap(0, b"second"), put(2, "other", "x")];
@@ -367,7 +369,7 @@ fn a_split_hands_slots_over_with_what_is_in_them_and_is_on_disk_then() {
     assert_eq!(of_others, [CommandOutcome::Rejected(Rejection::SlotNotOwned)]);
     let reader = fixture.machine.reader(CHILD, Freshness::Latest).unwrap();
     let request = KvQuery::Get { key: b"b" }.encode().into();
-    let reply = reader.query(&[Query { slot: Slot(9), request }], true).unwrap().remove(0);
+    let reply = reader.query(&[Query { slot: Slot(9), request }], true).unwrap().replies.remove(0);
     assert!(matches!(reply, QueryReply::Done(Ok(found)) if !found.is_empty()));
 }
 

@@ -21,11 +21,9 @@ pub(super) fn forward_request(
     ForwardRequest { id, group: group.0, commands, makes_room }
 }
 
-/// The commands of a request; `None` if one can not be read, or there are none.
+/// The commands of a request; `None` if one can not be read.
 pub(super) fn commands(encoded: Vec<Bytes>) -> Option<Vec<Command>> {
-    let commands: Option<Vec<Command>> =
-        encoded.into_iter().map(|bytes| Command::decode(bytes).ok()).collect();
-    commands.filter(|commands| !commands.is_empty())
+    encoded.into_iter().map(|bytes| Command::decode(bytes).ok()).collect()
 }
 
 pub(super) fn forward_response(id: u64, result: Forwarded) -> ForwardResponse {
@@ -133,7 +131,7 @@ mod tests {
         let command = Command { slot: 3, session: 4, payload: "x".into(), ..Default::default() };
         let request = forward_request(1, GroupId(2), std::slice::from_ref(&command), false);
         assert_eq!(commands(request.commands), Some(vec![command]));
-        assert_eq!(commands(vec![]), None);
+        assert_eq!(commands(vec![]), Some(vec![]));
         assert_eq!(commands(vec![Bytes::from_static(b"\xff\xff")]), None);
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{
     CallOptions, Consistency, Once, Request, RequestKind, Service, ServiceError,
-    kv::{Expected, Versioned, read_delete, read_get, read_put},
+    kv::{Expected, Number, PutTerms, Versioned, read_delete, read_get, read_increment, read_put},
 };
 use crate::metrics::OperationKind;
 
@@ -24,8 +24,8 @@ pub enum Operation {
         key: Bytes,
         /// Its new value.
         value: Bytes,
-        /// What must be there before.
-        expected: Expected,
+        /// On what terms.
+        terms: PutTerms,
         /// Told from itself when it is sent again.
         once: Option<Once>,
     },
@@ -40,6 +40,17 @@ pub enum Operation {
     Delete {
         /// The key.
         key: Bytes,
+        /// What must be there before.
+        expected: Expected,
+        /// Told from itself when it is sent again.
+        once: Option<Once>,
+    },
+    /// Adds to the number that is a key's value.
+    Increment {
+        /// The key.
+        key: Bytes,
+        /// What to add.
+        delta: i64,
         /// Told from itself when it is sent again.
         once: Option<Once>,
     },
@@ -54,6 +65,8 @@ pub enum OperationReply {
     Get(Option<Versioned>),
     /// Whether the key existed.
     Delete(bool),
+    /// The number now.
+    Increment(Number),
 }
 
 /// The kinds of operation of the key-value store.
@@ -65,6 +78,8 @@ pub enum KvKind {
     Get,
     /// Removes a key.
     Delete,
+    /// Adds to a number.
+    Increment,
 }
 
 impl KvKind {
@@ -74,16 +89,18 @@ impl KvKind {
             KvKind::Put => OperationReply::Put(read_put(&response)?),
             KvKind::Get => OperationReply::Get(read_get(response)?),
             KvKind::Delete => OperationReply::Delete(read_delete(&response)?),
+            KvKind::Increment => OperationReply::Increment(read_increment(&response)?),
         })
     }
 }
 
 impl Operation {
-    fn key(&self) -> &Bytes {
+    pub(super) fn key(&self) -> &Bytes {
         match self {
             Operation::Put { key, .. }
             | Operation::Get { key, .. }
-            | Operation::Delete { key, .. } => key,
+            | Operation::Delete { key, .. }
+            | Operation::Increment { key, .. } => key,
         }
     }
 
@@ -93,13 +110,14 @@ impl Operation {
             Operation::Put { .. } => KvKind::Put,
             Operation::Get { .. } => KvKind::Get,
             Operation::Delete { .. } => KvKind::Delete,
+            Operation::Increment { .. } => KvKind::Increment,
         }
     }
 
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         match self {
             Operation::Put { key, value, .. } => key.len() + value.len(),
-            Operation::Get { key, .. } | Operation::Delete { key, .. } => key.len(),
+            _ => self.key().len(),
         }
     }
 
@@ -148,16 +166,20 @@ impl Service {
             KvKind::Put => OperationKind::Put,
             KvKind::Get => OperationKind::Get,
             KvKind::Delete => OperationKind::Delete,
+            KvKind::Increment => OperationKind::Increment,
         };
         let (payload, kind, once) = match operation {
-            Operation::Put { key, value, expected, once } => {
-                (self.put_command(key, value, *expected)?, RequestKind::Apply, *once)
+            Operation::Put { key, value, terms, once } => {
+                (self.put_command(key, value, *terms)?, RequestKind::Apply, *once)
             }
             Operation::Get { key, consistency } => {
                 (self.get_request(key)?, RequestKind::Query(*consistency), None)
             }
-            Operation::Delete { key, once } => {
-                (self.delete_command(key)?, RequestKind::Apply, *once)
+            Operation::Delete { key, expected, once } => {
+                (self.delete_command(key, *expected)?, RequestKind::Apply, *once)
+            }
+            Operation::Increment { key, delta, once } => {
+                (self.increment_command(key, *delta)?, RequestKind::Apply, *once)
             }
         };
         Ok(Request { key, payload, kind, once, operation: operation_kind })
@@ -189,7 +211,7 @@ mod tests {
 
     fn put(key: &'static str) -> Operation {
         let (key, value) = (key.into(), Bytes::new());
-        Operation::Put { key, value, expected: Expected::Any, once: None }
+        Operation::Put { key, value, terms: PutTerms::default(), once: None }
     }
 
     fn get(key: &'static str) -> Operation {

@@ -52,7 +52,8 @@ fn proposals(commands: impl Iterator<Item = Proposed>) -> Vec<Vec<Proposed>> {
 }
 
 fn command(item: Item) -> Proposed {
-    let Item { slot, payload, once, makes_room } = item;
+    let makes_room = item.makes_room();
+    let Item { slot, payload, once, .. } = item;
     let mut command = Command { slot: slot.0, payload, ..Default::default() };
     if let Some(once) = once {
         command.session = once.session;
@@ -127,7 +128,7 @@ impl Service {
     }
 
     /// Gets one proposal to whoever leads.
-    async fn propose_one(
+    pub(super) async fn propose_one(
         &self,
         route: &ShardRoute,
         commands: &[Command],

@@ -8,12 +8,14 @@ use tokio::{sync::oneshot, task, time::timeout_at};
 
 use super::{
     CallOptions, Consistency, Service, ServiceError,
+    idle_time::lags,
     propose::Pauses,
     routing::ShardRoute,
     state_machine::{Item, Reply},
 };
 use crate::{
-    machine::{Freshness, Query, QueryReply, ShardReader},
+    machine::{Freshness, Query, QueryReplies, QueryReply, ShardReader},
+    metrics::OperationKind,
     network::{outcome_from_wire, outcome_to_wire},
     storage::Slot,
 };
@@ -36,20 +38,15 @@ impl Service {
         let reader = self.reader(route, consistency, options).await?;
         let query = |Item { slot, payload, .. }| Query { slot, request: payload };
         let queries: Vec<Query> = items.into_iter().map(query).collect();
-        let of_query = |error| ServiceError::of_query(error, &route.name);
-        let inline = if queries.len() <= INLINE_QUERIES {
-            let replies = reader.query(&queries, true).map_err(of_query)?;
-            (!replies.contains(&QueryReply::TooLong)).then_some(replies)
-        } else {
-            None
-        };
-        let replies = match inline {
-            Some(replies) => replies,
-            None => {
-                let long = self.run_long(move || reader.query(&queries, false)).await?;
-                long.map_err(of_query)?
-            }
-        };
+        let time_ms = reader.time_ms();
+        let QueryReplies { mut replies, depends_on_time } =
+            self.answers(route, reader, &queries).await?;
+        let is_fresh = consistency == Consistency::Linearizable;
+        if depends_on_time && is_fresh && lags(route, time_ms) {
+            self.move_time_on(route).await?;
+            let reader = self.reader(route, consistency, options).await?;
+            replies = self.answers(route, reader, &queries).await?.replies;
+        }
         let reply = |reply| match reply {
             QueryReply::Done(result) => Ok(result?),
             QueryReply::SlotNotOwned => {
@@ -60,6 +57,24 @@ impl Service {
             }
         };
         Ok(replies.into_iter().map(reply).collect())
+    }
+
+    /// Answers queries from a state: on this thread, if they are few and short.
+    async fn answers(
+        &self,
+        route: &ShardRoute,
+        reader: ShardReader,
+        queries: &[Query],
+    ) -> Result<QueryReplies, ServiceError> {
+        let of_query = |error| ServiceError::of_query(error, &route.name);
+        if queries.len() <= INLINE_QUERIES {
+            let answers = reader.query(queries, true).map_err(of_query)?;
+            if !answers.replies.contains(&QueryReply::TooLong) {
+                return Ok(answers);
+            }
+        }
+        let queries = queries.to_vec();
+        self.run_long(move || reader.query(&queries, false)).await?.map_err(of_query)
     }
 
     /// Runs a read that may take long where nobody waits behind it, if not too
@@ -176,7 +191,7 @@ impl Service {
             slot: Slot(query.slot),
             payload: query.request,
             once: None,
-            makes_room: false,
+            operation: OperationKind::Query,
         };
         let items = order.queries.into_iter().map(item).collect();
         let consistency = if order.stale { Consistency::Stale } else { Consistency::Linearizable };

@@ -49,6 +49,9 @@ pub struct ShardRoute {
     /// The node that was last said to lead it; 0 for none. Of use where this node has no
     /// replica.
     pub hint: Arc<AtomicU64>,
+    /// When this node last moved the shard's replicated time on, by its own clock, in
+    /// milliseconds since 1970.
+    pub moved_on_ms: Arc<AtomicU64>,
 }
 
 /// A shard and who leads it, for clients that ask the leaders themselves.
@@ -108,6 +111,7 @@ impl Service {
                 nodes: record.nodes.keys().copied().collect(),
                 metrics: self.metrics.shard(name, &plugin),
                 hint: known.map(|route| Arc::clone(&route.hint)).unwrap_or_default(),
+                moved_on_ms: known.map(|route| Arc::clone(&route.moved_on_ms)).unwrap_or_default(),
                 name: name.into(),
                 plugin,
             })

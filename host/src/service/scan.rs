@@ -26,7 +26,8 @@ use raft_lite::{GroupId, Rejection};
 use tonic::Streaming;
 
 use super::{
-    CallOptions, Consistency, Service, ServiceError, propose::Pauses, routing::ShardRoute,
+    CallOptions, Consistency, Service, ServiceError, idle_time::lags, propose::Pauses,
+    routing::ShardRoute,
 };
 use crate::{
     metrics::OperationKind,
@@ -258,7 +259,17 @@ impl Service {
         slots: &[Slot],
         request: &ScanRequest,
     ) -> Result<(crate::machine::ShardReader, Vec<Slot>), ServiceError> {
-        let reader = self.reader(route, request.consistency, CallOptions::default()).await?;
+        let options = CallOptions::default();
+        let mut reader = self.reader(route, request.consistency, options).await?;
+        if request.consistency == Consistency::Linearizable && lags(route, reader.time_ms()) {
+            // Before the first pair is given: a scan keeps its snapshot.
+            let expiring;
+            (reader, expiring) = self.is_expiring(reader, slots).await?;
+            if expiring {
+                self.move_time_on(route).await?;
+                reader = self.reader(route, request.consistency, options).await?;
+            }
+        }
         if !slots.iter().all(|slot| reader.owns(*slot)) {
             return Err(ServiceError::of_rejection(Rejection::SlotNotOwned, &route.name));
         }

@@ -52,8 +52,14 @@ pub(super) struct Item {
     pub(super) slot: Slot,
     pub(super) payload: Bytes,
     pub(super) once: Option<Once>,
-    /// It only removes, so that it is taken even while a disk is nearly full.
-    pub(super) makes_room: bool,
+    pub(super) operation: OperationKind,
+}
+
+impl Item {
+    /// Whether it only removes, so that it is taken even while a disk is nearly full.
+    pub(super) fn makes_room(&self) -> bool {
+        self.operation == OperationKind::Delete
+    }
 }
 
 /// Requests of one kind for one shard, with their places among all.
@@ -126,8 +132,7 @@ impl Service {
             let (slot, route) = table.route(key)?;
             (slot, Arc::clone(route))
         };
-        let makes_room = operation == OperationKind::Delete;
-        let item = Item { slot, payload: one.payload, once: one.once, makes_room };
+        let item = Item { slot, payload: one.payload, once: one.once, operation };
         let replies = self.run_on_shard(one.kind, &route, vec![item], options).await;
         let reply = replies.and_then(|mut replies| {
             replies.pop().unwrap_or_else(|| Err(ServiceError::Internal("no reply".to_owned())))
@@ -184,9 +189,8 @@ impl Service {
                 });
                 *group.counts.entry(request.operation).or_default() += 1;
                 group.places.push(place);
-                let makes_room = request.operation == OperationKind::Delete;
-                let Request { payload, once, .. } = request;
-                group.items.push(Item { slot, payload, once, makes_room });
+                let Request { payload, once, operation, .. } = request;
+                group.items.push(Item { slot, payload, once, operation });
                 Ok(())
             });
             if let Err(error) = routed {
@@ -226,20 +230,29 @@ impl Service {
         options: CallOptions,
     ) -> Result<Vec<Reply>, ServiceError> {
         let deadline = Instant::now() + self.limits.timeout;
-        let slots: Vec<Slot> = items.iter().map(|item| item.slot).collect();
+        let asked: Vec<(Slot, OperationKind)> =
+            items.iter().map(|item| (item.slot, item.operation)).collect();
         let kept = (!options.direct).then(|| items.clone());
         let first = self.run_once(kind, route, items, options).await;
         let is_passing = match &first {
             Ok(replies) => replies.iter().any(is_passing),
             Err(error) => error.is_passing(),
         };
-        if !is_passing {
-            return first;
+        let mut replies = match first {
+            Ok(replies) => replies,
+            Err(error) if !is_passing => return Err(error),
+            Err(error) => vec![Err(error); asked.len()],
+        };
+        if is_passing {
+            match kept {
+                Some(items) => self.run_again(kind, items, &mut replies, deadline).await,
+                None => self.name_owners(&asked, &mut replies),
+            }
         }
-        let mut replies = first.unwrap_or_else(|error| vec![Err(error); slots.len()]);
-        match kept {
-            Some(items) => self.run_again(kind, items, &mut replies, deadline).await,
-            None => self.name_owners(&slots, &mut replies),
+        for ((slot, operation), reply) in asked.into_iter().zip(&mut replies) {
+            if let Err(error) = reply {
+                self.explain(error, slot, operation);
+            }
         }
         Ok(replies)
     }
@@ -289,9 +302,9 @@ impl Service {
     }
 
     /// Tells clients that go to the leaders themselves where to go.
-    fn name_owners(&self, slots: &[Slot], replies: &mut [Reply]) {
+    fn name_owners(&self, asked: &[(Slot, OperationKind)], replies: &mut [Reply]) {
         let table = self.table();
-        for (slot, reply) in slots.iter().zip(replies) {
+        for ((slot, _), reply) in asked.iter().zip(replies) {
             if let Err(ServiceError::StaleRouting { version, owner, leader, .. }) = reply
                 && let Ok(route) = table.owner(*slot)
             {

@@ -43,6 +43,8 @@ pub enum QueryResult {
 pub struct QueryOutcome {
     /// One result a call, in order.
     pub results: Vec<QueryResult>,
+    /// Whether a query asked for its context, which tells it the time.
+    pub asked_context: bool,
     /// The storage as it was given.
     pub storage: Box<dyn PluginStorage>,
 }
@@ -118,7 +120,7 @@ impl Executor {
         for position in budget.exceeded {
             results[position] = QueryResult::OverBudget;
         }
-        Ok(QueryOutcome { results, storage: job.storage })
+        Ok(QueryOutcome { results, asked_context: job.asked_context, storage: job.storage })
     }
 
     /// Carries one slot's state over from another version: all of it or, on failure, nothing. It

@@ -363,6 +363,7 @@ fn context(mut guest: Guest<'_>, buf: u32, cap: u32) -> wasmtime::Result<i64> {
     let buffer = window(memory, "context", buf, cap)?;
     charge(&mut guest, fuel::CALL + fuel::moved(abi::CONTEXT_BYTES))?;
     let (memory, state) = parts(&mut guest)?;
+    state.job.asked_context = true;
     let context = state.call().map_or([0; abi::CONTEXT_BYTES], |call| call.context());
     Ok(deliver(&mut memory[buffer], &context))
 }

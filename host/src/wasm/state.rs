@@ -66,6 +66,8 @@ pub(super) struct Job {
     /// Calls from here on are not offered yet: `calls.len()`, or less while one runs alone.
     pub(super) until: usize,
     pub(super) results: Vec<PluginResult>,
+    /// A call asked for its context, so that its result may depend on the time.
+    pub(super) asked_context: bool,
     pub(super) storage: Box<dyn PluginStorage>,
     /// Fuel that the calls with results have used, on the runs that count and on those that do not.
     pub(super) fuel: u64,
@@ -74,7 +76,7 @@ pub(super) struct Job {
 impl Job {
     pub(super) fn new(entry: Entry, calls: Vec<Call>, storage: Box<dyn PluginStorage>) -> Job {
         let results = Vec::with_capacity(calls.len());
-        Job { entry, until: calls.len(), calls, results, storage, fuel: 0 }
+        Job { entry, until: calls.len(), calls, results, storage, fuel: 0, asked_context: false }
     }
 
     /// What an instance holds between batches. Allocates nothing.

@@ -1,7 +1,9 @@
 //! What the commands and queries of [`protocol`](crate::protocol) mean.
 //!
-//! Stored under each key: its version, a little-endian `u64`, and the raw value. So the answer to a
-//! get is what is stored, as it is.
+//! Stored under each key: its version, a little-endian `u64`, and the raw value ([`row`]). So the
+//! answer to a get is what is stored, as it is. A value with a time to live has the time of its end
+//! between the two, and from that replicated time on it is not there, whether it still takes up room
+//! or not ([`expiry`]).
 //!
 //! # Versions
 //!
@@ -12,18 +14,22 @@
 //! compare-and-put of the first caller, expecting N, would wipe out a value nobody compared. Telling
 //! the two puts apart when the second one comes would cost every put a read of the old value.
 //! Therefore a version is the log index and the position within the entry, packed by
-//! [`version::pack`](crate::protocol::version::pack): unique within a log, and growing with it.
+//! [`version::pack`](crate::protocol::version::pack): unique within a log, and growing with it. The
+//! writes of one atomic command share a version: nobody sees what lies between them.
 //!
 //! Version 0 belongs to no value and stands for "no value": expecting it puts only an absent key.
+
+mod atomic;
+mod expiry;
+mod number;
+mod row;
 
 use raft_kv_sdk::{
     Buffer, Context, Failure, MAX_KEY_LEN, MAX_VALUE_LEN, QueryContext, Response, StateMachine,
 };
 
 use crate::protocol::{Command, Malformed, PageWriter, Put, Query, Scan, failure, version};
-
-/// Bytes of a stored value before the caller's: its version.
-const VERSION_LEN: usize = 8;
+use row::{MAX_HEADER_LEN, Row, Value};
 
 /// The key-value state machine.
 pub struct KeyValue;
@@ -31,8 +37,8 @@ pub struct KeyValue;
 impl StateMachine for KeyValue {
     fn apply(context: &Context<'_>, command: &[u8]) -> Result<Response, Failure> {
         match Command::decode(command).map_err(malformed)? {
-            Command::Put(put) => self::put(context, &put),
-            Command::Delete { key } => delete(context, key),
+            Command::Atomic(atomic) => atomic::run(context, &atomic),
+            command => write(context, &command),
         }
     }
 
@@ -40,51 +46,108 @@ impl StateMachine for KeyValue {
         match Query::decode(request).map_err(malformed)? {
             Query::Get { key } => get(context, key),
             Query::Scan(scan) => self::scan(context, &scan),
+            Query::Expiring { until_ms } => {
+                Ok([u8::from(expiry::is_due(context, until_ms))].into())
+            }
         }
+    }
+}
+
+/// Carries out a command that writes one key.
+fn write(context: &Context<'_>, command: &Command<'_>) -> Result<Response, Failure> {
+    match command {
+        Command::Put(put) => self::put(context, put),
+        Command::Delete { key, expected } => delete(context, key, *expected),
+        Command::Increment { key, delta } => number::increment(context, key, *delta),
+        Command::Atomic(_) => unreachable!("an atomic command is none of one key"),
     }
 }
 
 fn put(context: &Context<'_>, put: &Put<'_>) -> Result<Response, Failure> {
     check_key(put.key)?;
-    if put.value.len() > MAX_VALUE_LEN - VERSION_LEN {
+    if put.value.len() > MAX_VALUE_LEN - MAX_HEADER_LEN {
         let message = format!("the value has {} bytes, too many", put.value.len());
         return Err(Failure::new(failure::MALFORMED, message));
     }
     if let Some(expected) = put.expected {
         check_version(context, put.key, expected)?;
     }
-    let Some(version) = version::pack(context.log_index(), context.position()) else {
-        return Err(Failure::new(failure::ENTRY_TOO_LONG, "the entry has too many commands"));
-    };
-    let mut stored = Buffer::new();
-    stored.reserve(VERSION_LEN + put.value.len());
-    stored.extend_from_slice(&version.to_le_bytes());
-    stored.extend_from_slice(put.value);
-    context.put(put.key, &stored);
+    let version = next_version(context)?;
+    let ends_ms = put.ttl_ms.map(|ttl_ms| context.time_ms().saturating_add(ttl_ms));
+    if ends_ms.is_some() {
+        expiry::remove_some(context)?;
+    }
+    store(context, put.key, &Value { version, ends_ms, bytes: put.value });
+    if let Some(ends_ms) = ends_ms {
+        expiry::note(context, put.key, ends_ms)?;
+    }
     Ok(version.to_le_bytes().into())
 }
 
-fn check_version(context: &Context<'_>, key: &[u8], expected: u64) -> Result<(), Failure> {
-    let found = match context.get(key) {
-        Some(stored) => Some(split(&stored)?.0),
-        None => None,
-    };
-    let message = match found {
-        Some(version) if version == expected => return Ok(()),
-        None if expected == version::NONE => return Ok(()),
-        Some(version) => format!("version is {version}, expected {expected}"),
-        None => format!("key does not exist, expected version {expected}"),
+/// The version of what this command writes.
+fn next_version(context: &Context<'_>) -> Result<u64, Failure> {
+    let too_long = || Failure::new(failure::ENTRY_TOO_LONG, "the entry has too many commands");
+    version::pack(context.log_index(), context.position()).ok_or_else(too_long)
+}
+
+/// Stores a value, and leaves alone what else is stored under its key.
+fn store(context: &Context<'_>, key: &[u8], value: &Value<'_>) {
+    let mut stored = Buffer::new();
+    stored.reserve(MAX_HEADER_LEN + value.bytes.len());
+    if expiry::is_entry(context, key) {
+        row::write_entry(&mut stored);
+    }
+    value.write(&mut stored);
+    context.put(key, &stored);
+}
+
+/// Removes a key's value, and leaves alone what else is stored under the key. `row` is what is
+/// stored.
+fn remove(context: &Context<'_>, key: &[u8], row: &Row<'_>) {
+    match row.is_entry {
+        true => {
+            let mut stored = Buffer::new();
+            row::write_entry(&mut stored);
+            context.put(key, &stored);
+        }
+        false => context.delete(key),
+    }
+}
+
+fn check_version(context: &QueryContext<'_>, key: &[u8], expected: u64) -> Result<(), Failure> {
+    let message = match found_version(context, key)? {
+        found if found == expected => return Ok(()),
+        version::NONE => format!("key does not exist, expected version {expected}"),
+        found => format!("version is {found}, expected {expected}"),
     };
     Err(Failure::new(failure::VERSION_MISMATCH, message))
 }
 
-fn delete(context: &Context<'_>, key: &[u8]) -> Result<Response, Failure> {
+/// The version of a key's value, or the one that stands for none.
+fn found_version(context: &QueryContext<'_>, key: &[u8]) -> Result<u64, Failure> {
+    let Some(stored) = context.get(key) else { return Ok(version::NONE) };
+    let value = Row::parse(&stored)?.value;
+    let value = value.filter(|value| value.is_there(context));
+    Ok(value.map_or(version::NONE, |value| value.version))
+}
+
+fn delete(context: &Context<'_>, key: &[u8], expected: Option<u64>) -> Result<Response, Failure> {
     check_key(key)?;
-    let existed = context.contains(key);
-    if existed {
-        context.delete(key);
+    if let Some(expected) = expected {
+        check_version(context, key, expected)?;
     }
-    Ok([u8::from(existed)].into())
+    let Some(stored) = context.get(key) else { return Ok([u8::from(false)].into()) };
+    let Ok(row) = Row::parse(&stored) else {
+        // Whoever wrote it: it is to go.
+        context.delete(key);
+        return Ok([u8::from(true)].into());
+    };
+    let Some(value) = row.value else { return Ok([u8::from(false)].into()) };
+    remove(context, key, &row);
+    if let Some(ends_ms) = value.ends_ms {
+        expiry::forget(context, key, ends_ms)?;
+    }
+    Ok([u8::from(value.is_there(context))].into())
 }
 
 fn get(context: &QueryContext<'_>, key: &[u8]) -> Result<Response, Failure> {
@@ -92,8 +155,7 @@ fn get(context: &QueryContext<'_>, key: &[u8]) -> Result<Response, Failure> {
     let Some(stored) = context.get(key) else {
         return Ok(Response::empty());
     };
-    split(&stored)?;
-    Ok(stored.into())
+    row::into_answer(context, stored)
 }
 
 fn scan(context: &QueryContext<'_>, scan: &Scan<'_>) -> Result<Response, Failure> {
@@ -107,8 +169,9 @@ fn scan(context: &QueryContext<'_>, scan: &Scan<'_>) -> Result<Response, Failure
     let mut page = Buffer::new();
     let mut writer = PageWriter::new(&mut page, scan.max_rows, scan.max_bytes);
     while let Some(row) = rows.next_row() {
-        let (version, value) = split(row.value)?;
-        if !writer.push(row.key, version, value) {
+        let value = Row::parse(row.value)?.value;
+        let Some(value) = value.filter(|value| value.is_there(context)) else { continue };
+        if !writer.push(row.key, value.version, value.bytes) {
             break;
         }
     }
@@ -121,17 +184,6 @@ fn check_key(key: &[u8]) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(failure::MALFORMED, format!("the key has {} bytes, too many", key.len())))
-}
-
-/// A stored value's version and the caller's bytes.
-fn split(stored: &[u8]) -> Result<(u64, &[u8]), Failure> {
-    match stored.split_first_chunk() {
-        Some((version, value)) => Ok((u64::from_le_bytes(*version), value)),
-        None => Err(Failure::new(
-            failure::FOREIGN_VALUE,
-            "the stored value has no version: another plugin wrote it",
-        )),
-    }
 }
 
 fn malformed(what: Malformed) -> Failure {

@@ -1,49 +1,11 @@
 //! What the store promises, on the SDK's test host.
 
-use raft_kv_plugin_kv::KeyValue;
-use raft_kv_plugin_kv::protocol::{
-    Command, Put, Query, Scan, ScanPage, decode_delete, decode_get, decode_put, failure, version,
-};
-use raft_kv_sdk::testing::TestHost;
+mod common;
+
+use raft_kv_plugin_kv::protocol::{Command, Query, Scan, ScanPage, decode_put, failure, version};
 use raft_kv_sdk::{Failure, MAX_KEY_LEN, MAX_VALUE_LEN};
 
-type Store = TestHost<KeyValue>;
-
-fn put_command(key: &[u8], value: &[u8], expected: Option<u64>) -> Vec<u8> {
-    Command::Put(Put { key, value, expected }).encode()
-}
-
-fn put_expecting(
-    store: &mut Store,
-    (key, value): (&[u8], &[u8]),
-    expected: Option<u64>,
-) -> Result<u64, Failure> {
-    let response = store.apply(&put_command(key, value, expected))?;
-    Ok(decode_put(&response).expect("a put answers with a version"))
-}
-
-fn put(store: &mut Store, key: &[u8], value: &[u8]) -> u64 {
-    put_expecting(store, (key, value), None).expect("a put without conditions succeeds")
-}
-
-fn delete(store: &mut Store, key: &[u8]) -> bool {
-    let response = store.apply(&Command::Delete { key }.encode()).expect("a delete succeeds");
-    decode_delete(&response).expect("a delete answers whether the key was there")
-}
-
-fn get(store: &mut Store, key: &[u8]) -> Option<(u64, Vec<u8>)> {
-    let response = store.query(&Query::Get { key }.encode()).expect("a get succeeds");
-    let found = decode_get(&response).expect("a get answers in its format")?;
-    Some((found.version, response[found.value].to_vec()))
-}
-
-fn scan_page(store: &mut Store, scan: Scan<'_>) -> (Vec<Vec<u8>>, bool) {
-    let response = store.query(&Query::Scan(scan).encode()).expect("a scan succeeds");
-    let page = ScanPage::decode(&response).expect("a scan answers in its format");
-    (page.rows().map(|row| response[row.key].to_vec()).collect(), page.more())
-}
-
-const ALL: Scan<'_> = Scan { prefix: b"", after: None, max_rows: u32::MAX, max_bytes: u32::MAX };
+use common::{ALL, Store, delete, get, put, put_command, put_expecting, scan_page};
 
 #[test]
 fn a_value_is_there_from_its_put_to_its_delete() {
@@ -204,7 +166,7 @@ fn compare_and_put_notices_a_key_deleted_and_put_again_in_the_same_entry() {
     let mut store = Store::new();
     let entry = [
         put_command(b"k", b"one", None),
-        Command::Delete { key: b"k" }.encode(),
+        Command::Delete { key: b"k", expected: None }.encode(),
         put_command(b"k", b"one", None),
     ];
     let results = store.apply_entry(&entry);
@@ -230,7 +192,7 @@ fn every_truncation_fails_with_a_message_or_is_a_shorter_value_or_key() {
     let commands = [
         (put_command(b"key", b"value", None), 1 + 1 + 4 + 3),
         (put_command(b"key", b"value", Some(5)), 1 + 1 + 8 + 4 + 3),
-        (Command::Delete { key: b"key" }.encode(), 1),
+        (Command::Delete { key: b"key", expected: None }.encode(), 1),
     ];
     for (command, fixed) in commands {
         for len in 0..command.len() {
@@ -257,11 +219,11 @@ fn every_truncation_fails_with_a_message_or_is_a_shorter_value_or_key() {
 fn what_the_host_would_trap_on_is_refused() {
     let mut store = Store::new();
     let long = vec![b'k'; MAX_KEY_LEN + 1];
-    let large = vec![b'v'; MAX_VALUE_LEN - 7];
+    let large = vec![b'v'; MAX_VALUE_LEN - 23];
     let refused = [
         store.apply(&put_command(&long, b"", None)),
         store.apply(&put_command(b"k", &large, None)),
-        store.apply(&Command::Delete { key: &long }.encode()),
+        store.apply(&Command::Delete { key: &long, expected: None }.encode()),
         store.query(&Query::Get { key: &long }.encode()),
         store.query(&Query::Scan(Scan { prefix: &long, ..ALL }).encode()),
         store.query(&Query::Scan(Scan { after: Some(&long), ..ALL }).encode()),
@@ -272,7 +234,7 @@ fn what_the_host_would_trap_on_is_refused() {
         assert_eq!(result.map_err(|failure| failure.code), Err(failure::MALFORMED));
     }
     put(&mut store, &long[1..], &large[1..]);
-    assert_eq!(get(&mut store, &long[1..]).map(|(_, value)| value.len()), Some(MAX_VALUE_LEN - 8));
+    assert_eq!(get(&mut store, &long[1..]).map(|(_, value)| value.len()), Some(MAX_VALUE_LEN - 24));
 }
 
 #[test]

@@ -220,6 +220,22 @@ fn each_proposal_gets_the_outcomes_of_its_own_commands() {
 }
 
 #[test]
+fn a_proposal_without_commands_is_an_entry_that_is_applied() {
+    let fixture = start();
+    let before = fixture.read(1).unwrap();
+    let answer = fixture.propose(1, &[]).recv_timeout(PATIENCE).unwrap();
+    assert_eq!(answer, Ok(Vec::new()));
+    assert_eq!(fixture.read(1).unwrap(), before.next());
+    let gate = fixture.machine.gate.write();
+    let waiting = [&[b"a" as &[u8]][..], &[], &[b"b", b"c"]];
+    let answers = waiting.map(|payloads| fixture.propose(1, payloads));
+    drop(gate);
+    for (payloads, answer) in waiting.iter().zip(answers) {
+        assert_eq!(answer.recv_timeout(PATIENCE).unwrap(), echo(payloads));
+    }
+}
+
+#[test]
 fn waiting_proposals_share_entries_and_one_write() {
     let fixture = start();
     fixture.propose(1, &[b"first"]).recv_timeout(PATIENCE).unwrap().unwrap();

@@ -7,6 +7,7 @@ mod birth;
 mod counter;
 mod disk;
 mod doors;
+mod expiry;
 mod kills;
 mod members;
 mod once;

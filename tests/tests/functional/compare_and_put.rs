@@ -1,10 +1,11 @@
-//! Compare-and-put: nobody's write is lost, and exactly one of many wins.
+//! Compare-and-put and compare-and-delete: nobody's write is lost, and exactly one of many
+//! wins.
 
 use futures::future::join_all;
-use raft_kv_client::{Error, RaftKVClient, Version};
+use raft_kv_client::{Error, Operation, RaftKVClient, Version};
 use raft_kv_plugin_kv::protocol::failure::VERSION_MISMATCH;
 use raft_kv_proto::v1::{PutRequest, error_detail::Detail, plugin_error::Kind};
-use raft_kv_tests::{grpc, http, shared_node};
+use raft_kv_tests::{cli, grpc, http, shared_node};
 use tonic::Code;
 
 #[tokio::test]
@@ -41,6 +42,55 @@ async fn a_version_is_gone_for_good_once_the_key_was_deleted() {
 }
 
 #[tokio::test]
+async fn a_delete_happens_only_at_the_expected_version() {
+    let node = shared_node();
+    let client = node.client().await;
+    let key = "compare/delete";
+    let first = client.put(key, "1").await.unwrap();
+    let second = client.put(key, "2").await.unwrap();
+    let refused = client.compare_and_delete(key, first).await;
+    assert!(matches!(refused, Err(Error::VersionMismatch { .. })), "{refused:?}");
+    assert_eq!(client.get(key).await.unwrap().unwrap(), "2");
+    client.compare_and_delete(key, second).await.unwrap();
+    assert_eq!(client.get(key).await.unwrap(), None);
+    let refused = client.compare_and_delete(key, second).await;
+    assert!(matches!(refused, Err(Error::VersionMismatch { .. })), "{refused:?}");
+    let batch = [Operation::put(key, "3"), Operation::compare_and_delete(key, second)];
+    let results = client.batch(batch).await.unwrap();
+    assert!(matches!(results[1], Err(Error::VersionMismatch { .. })), "{results:?}");
+    assert_eq!(client.get(key).await.unwrap().unwrap(), "3");
+}
+
+#[test]
+fn over_http_and_from_a_shell_a_delete_can_compare() {
+    let node = shared_node();
+    let mut connection = node.http();
+    let path = http::path_of(b"compare/delete/doors");
+    let put = connection.request("PUT", &path, b"1").unwrap();
+    let version = put.json()["version"].as_str().unwrap().to_owned();
+    let mut delete = |version: &str| {
+        let target = format!("{path}?expected_version={version}");
+        connection.request("DELETE", &target, b"").unwrap()
+    };
+    let refused = delete("7");
+    assert_eq!((refused.status, refused.error().0.as_str()), (412, "version_mismatch"));
+    assert_eq!(delete("abc").status, 400);
+    let run = |arguments: &[&str]| cli::run(&node.endpoint(), arguments);
+    let refused = run(&["delete", "compare/delete/doors", "--if-version", "7"]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    let deleted = run(&["delete", "compare/delete/doors", "--if-version", &version]);
+    assert_eq!((deleted.code, deleted.text()), (0, "deleted\n".to_owned()), "{deleted:?}");
+    let put = run(&["put", "compare/delete/doors", "2", "--if-absent"]);
+    assert_eq!(put.code, 0, "{put:?}");
+    assert_eq!(run(&["put", "compare/delete/doors", "3", "--if-absent"]).code, 3);
+    let version = put.text().trim().strip_prefix("version ").unwrap().to_owned();
+    assert_eq!(run(&["put", "compare/delete/doors", "3", "--if-version", &version]).code, 0);
+    let both = ["put", "k", "v", "--if-version", "1", "--if-absent"];
+    assert_eq!(run(&both).code, 2);
+    assert_eq!(delete(&version).status, 412);
+}
+
+#[tokio::test]
 async fn a_mismatch_is_a_failed_precondition_with_the_plugins_code() {
     let node = shared_node();
     let mut kv = grpc::kv(node.channel().await);
@@ -48,7 +98,7 @@ async fn a_mismatch_is_a_failed_precondition_with_the_plugins_code() {
         key: "compare/grpc".into(),
         value: "v".into(),
         expected_version: Some(12345),
-        once: None,
+        ..PutRequest::default()
     };
     let status = kv.put(request).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");

@@ -43,8 +43,7 @@ impl Door {
                 let request = PutRequest {
                     key: key.to_vec().into(),
                     value: value.to_vec().into(),
-                    expected_version: None,
-                    once: None,
+                    ..PutRequest::default()
                 };
                 grpc::kv(channel.clone()).put(request).await.unwrap();
             }
@@ -100,7 +99,8 @@ impl Door {
         match self {
             Self::Library(client) => client.delete(key).await.unwrap(),
             Self::Grpc(channel) => {
-                let request = DeleteRequest { key: key.to_vec().into(), once: None };
+                let request =
+                    DeleteRequest { key: key.to_vec().into(), ..DeleteRequest::default() };
                 let deleted = grpc::kv(channel.clone()).delete(request).await.unwrap();
                 deleted.into_inner().existed
             }

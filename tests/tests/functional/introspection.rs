@@ -207,7 +207,7 @@ async fn the_metrics_count_what_is_done() {
         client.get("metrics").await.unwrap();
         client.scan("metrics").collect().await.unwrap();
         client.delete("metrics").await.unwrap();
-        let delete = Command::Delete { key: b"metrics" };
+        let delete = Command::Delete { key: b"metrics", expected: None };
         client.apply("metrics", delete.encode()).await.unwrap();
         let get = Query::Get { key: b"metrics" };
         client.query("metrics", get.encode()).await.unwrap();

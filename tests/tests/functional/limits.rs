@@ -39,7 +39,7 @@ async fn counted_channel(node: &Node) -> (Channel, Arc<AtomicUsize>) {
 }
 
 fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> PutRequest {
-    PutRequest { key: key.into(), value: value.into(), expected_version: None, once: None }
+    PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() }
 }
 
 /// Checks that a field was refused, with its limit.
@@ -75,7 +75,7 @@ async fn what_is_out_of_bounds_is_refused_and_the_grpc_connection_goes_on() {
     let get = |key: Vec<u8>| GetRequest { key: key.into(), consistency: 0 };
     assert_refused(kv.get(get(Vec::new())).await, "key", "1");
     assert_refused(kv.get(get(long_key.clone())).await, "key", &key_limit);
-    let delete = |key: Vec<u8>| DeleteRequest { key: key.into(), once: None };
+    let delete = |key: Vec<u8>| DeleteRequest { key: key.into(), ..DeleteRequest::default() };
     assert_refused(kv.delete(delete(Vec::new())).await, "key", "1");
     assert_refused(kv.delete(delete(long_key.clone())).await, "key", &key_limit);
 
@@ -108,7 +108,7 @@ async fn keys_and_values_may_be_exactly_as_large_as_the_limits() {
     let mut pages = kv.scan(scan).await.unwrap().into_inner();
     let page = pages.message().await.unwrap().unwrap();
     assert!(page.pairs.len() == 1 && page.pairs[0].value == value);
-    let delete = DeleteRequest { key: key.clone(), once: None };
+    let delete = DeleteRequest { key: key.clone(), ..DeleteRequest::default() };
     assert!(kv.delete(delete).await.unwrap().into_inner().existed);
 
     let longer_key = [&key[..], b"k"].concat();

@@ -7,11 +7,14 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod admin;
+mod atomic;
 mod batch;
 mod command_line;
 mod compare_and_put;
 mod doors;
+mod expiry;
 mod http_api;
+mod increments;
 mod introspection;
 mod keys_and_values;
 mod limits;

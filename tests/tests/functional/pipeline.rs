@@ -17,7 +17,7 @@ use tonic::Code;
 const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 
 fn put(tag: u64, key: &str, value: &str) -> PipelineRequest {
-    let put = Put { key: key.as_bytes(), value: value.as_bytes(), expected: None };
+    let put = Put { key: key.as_bytes(), value: value.as_bytes(), expected: None, ttl_ms: None };
     apply(tag, key, Command::Put(put).encode())
 }
 

@@ -11,7 +11,7 @@ use raft_kv_proto::v1::{
 use raft_kv_tests::{grpc, shared_node};
 
 fn put<'a>(key: &'a [u8], value: &'a [u8]) -> Command<'a> {
-    Command::Put(Put { key, value, expected: None })
+    Command::Put(Put { key, value, expected: None, ttl_ms: None })
 }
 
 #[tokio::test]
@@ -30,7 +30,8 @@ async fn commands_and_queries_of_the_plugin_go_through() {
     let found = client.get_with_version(key).await.unwrap().unwrap();
     assert_eq!(found.value, "value");
     assert_eq!(found.version.0, written);
-    let response = client.apply(key, Command::Delete { key }.encode()).await.unwrap();
+    let response =
+        client.apply(key, Command::Delete { key, expected: None }.encode()).await.unwrap();
     assert!(decode_delete(&response).unwrap());
     assert_eq!(client.get(key).await.unwrap(), None);
 }

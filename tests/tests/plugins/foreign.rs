@@ -12,7 +12,7 @@ async fn kv_calls_on_another_plugin_give_a_clear_error() {
     let node = hostile_node(2);
     let mut kv = grpc::kv(node.channel().await);
     let get = GetRequest { key: "k".into(), consistency: 0 };
-    let put = PutRequest { key: "k".into(), value: "v".into(), expected_version: None, once: None };
+    let put = PutRequest { key: "k".into(), value: "v".into(), ..PutRequest::default() };
     for status in [kv.get(get).await.unwrap_err(), kv.put(put).await.unwrap_err()] {
         assert!(status.message().contains("plugin"), "{status:?}");
         assert!(status.message().contains("StateMachine"), "{status:?}");

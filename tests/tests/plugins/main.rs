@@ -6,4 +6,5 @@
 mod failures;
 mod foreign;
 mod module;
+mod older;
 mod replay;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
+use raft_kv_client::parse_ttl;
 
 use crate::{Failure, text};
 
@@ -28,6 +29,21 @@ time is up it goes on: `operation show ID` tells how it stands.
 
 Exit codes: 0 done; 1 the key, shard, node or operation does not exist; 2 bad usage; 3 \
 the cluster could not serve it, or not in time.";
+
+const AFTER_ATOMIC_HELP: &str = "\
+Each line is a condition or an operation, in words with blanks between them:
+  if KEY version N        the key has this version
+  if KEY exists           the key exists
+  if KEY absent           the key does not exist
+  put KEY VALUE [ttl T]   set a key, to be gone after the time T, such as 30s
+  get KEY                 read a key
+  delete KEY              remove a key
+  increment KEY [N]       add to the number that is a key's value; 1 unless said otherwise
+Keys and values are written as a scan prints them: \\t, \\n, \\r, \\\\ and \\xNN stand for bytes, \
+\\x20 for a blank, and \"\" for nothing. Empty lines and those that begin with # do not count.
+
+All conditions are looked at first; if one does not hold, nothing is done. Operations take \
+effect in their order. There is one line of output for each operation.";
 
 /// Command line of a RaftKV cluster.
 #[derive(Debug, Parser)]
@@ -75,9 +91,15 @@ pub enum Command {
         /// Its new value; `-` reads it from stdin.
         #[arg(allow_negative_numbers = true)]
         value: OsString,
+        /// The key is gone after this time: a whole number of ms, s, m, h or d, such as 30s.
+        #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+        ttl: Option<Duration>,
         /// Only if the key has this version; 0: only if it does not exist.
-        #[arg(long, value_name = "N")]
-        expected_version: Option<u64>,
+        #[arg(long, alias = "expected-version", value_name = "N")]
+        if_version: Option<u64>,
+        /// Only if the key does not exist.
+        #[arg(long, conflicts_with = "if_version")]
+        if_absent: bool,
     },
     /// Print the value of a key.
     Get {
@@ -91,6 +113,24 @@ pub enum Command {
     Delete {
         #[command(flatten)]
         key: Key,
+        /// Only if the key has this version.
+        #[arg(long, value_name = "N")]
+        if_version: Option<u64>,
+    },
+    /// Add to the number that is a key's value; a key that does not exist counts as 0.
+    Increment {
+        #[command(flatten)]
+        key: Key,
+        /// What to add; it may be negative.
+        #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+        by: i64,
+    },
+    /// Carry out many operations on keys that share a {tag}: all of them or none.
+    #[command(after_help = AFTER_ATOMIC_HELP)]
+    Atomic {
+        /// Lines, one an argument; without any they are read from stdin.
+        #[arg(allow_hyphen_values = true)]
+        lines: Vec<String>,
     },
     /// Print the pairs whose key starts with a prefix, in byte order of the keys.
     Scan {

@@ -1,5 +1,6 @@
 //! Asks the cluster and writes what it answers.
 
+mod atomic;
 mod cluster;
 mod plugin;
 
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use raft_kv_client::RaftKVClient;
+use raft_kv_client::{PutOptions, RaftKVClient};
 use serde_json::Value;
 
 use crate::{
@@ -31,11 +32,20 @@ pub async fn run(args: Args, out: &mut impl Write) -> Result<(), Failure> {
         .connect_timeout(timeout);
     let session = Session { builder, timeout: args.timeout, output: args.output, out };
     match args.command {
-        Command::Put { key, value, expected_version } => {
-            session.put(key.bytes()?, value, expected_version).await
+        Command::Put { key, value, ttl, if_version, if_absent } => {
+            let mut options = PutOptions::new();
+            if let Some(ttl) = ttl {
+                options = options.ttl(ttl);
+            }
+            if let Some(version) = if_version.or(if_absent.then_some(0)) {
+                options = options.if_version(version);
+            }
+            session.put(key.bytes()?, value, options).await
         }
         Command::Get { key, stale } => session.get(key.bytes()?, stale).await,
-        Command::Delete { key } => session.delete(key.bytes()?).await,
+        Command::Delete { key, if_version } => session.delete(key.bytes()?, if_version).await,
+        Command::Increment { key, by } => session.increment(key.bytes()?, by).await,
+        Command::Atomic { lines } => session.atomic(lines).await,
         Command::Scan { prefix, limit, stale } => session.scan(prefix, limit, stale).await,
         Command::Status { node: true } => session.node_status().await,
         Command::Status { node: false } => session.cluster_status().await,
@@ -58,21 +68,13 @@ struct Session<'a, W> {
 }
 
 impl<W: Write> Session<'_, W> {
-    async fn put(
-        self,
-        key: Vec<u8>,
-        value: OsString,
-        expected_version: Option<u64>,
-    ) -> Result<(), Failure> {
+    async fn put(self, key: Vec<u8>, value: OsString, options: PutOptions) -> Result<(), Failure> {
         let value = match value == "-" {
             true => read_stdin()?,
             false => value.into_vec(),
         };
         let client = self.builder.connect().await?;
-        let version = match expected_version {
-            Some(expected) => client.compare_and_put(&key, expected, value).await?,
-            None => client.put(&key, value).await?,
-        };
+        let version = client.put_with(&key, value, options).await?;
         match self.output {
             Output::Text => writeln!(self.out, "version {version}")?,
             Output::Json => write_json(self.out, &json::written(&key, version))?,
@@ -95,15 +97,32 @@ impl<W: Write> Session<'_, W> {
                 self.out.write_all(b"\n")?;
             }
             Output::Json => {
-                write_json(self.out, &json::pair(&key, &found.value, found.version))?;
+                write_json(self.out, &json::found(&key, &found))?;
             }
         }
         Ok(())
     }
 
-    async fn delete(self, key: Vec<u8>) -> Result<(), Failure> {
+    async fn increment(self, key: Vec<u8>, by: i64) -> Result<(), Failure> {
         let client = self.builder.connect().await?;
-        let existed = client.delete(&key).await?;
+        let number = client.increment(&key, by).await?;
+        match self.output {
+            Output::Text => writeln!(self.out, "{number}")?,
+            Output::Json => write_json(self.out, &json::number(&key, number))?,
+        }
+        Ok(())
+    }
+
+    async fn delete(self, key: Vec<u8>, if_version: Option<u64>) -> Result<(), Failure> {
+        let client = self.builder.connect().await?;
+        let existed = match if_version {
+            Some(version) => {
+                client.compare_and_delete(&key, version).await?;
+                // What is expected not to exist did not.
+                version != 0
+            }
+            None => client.delete(&key).await?,
+        };
         match self.output {
             Output::Text if existed => writeln!(self.out, "deleted")?,
             Output::Text => {}
@@ -158,10 +177,10 @@ fn write_json(out: &mut impl Write, value: &Value) -> io::Result<()> {
 }
 
 fn read_stdin() -> Result<Vec<u8>, Failure> {
-    let mut value = Vec::new();
-    match io::stdin().lock().read_to_end(&mut value) {
-        Ok(_) => Ok(value),
-        Err(error) => Err(Failure::BadUsage(format!("cannot read the value from stdin: {error}"))),
+    let mut bytes = Vec::new();
+    match io::stdin().lock().read_to_end(&mut bytes) {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(Failure::BadUsage(format!("cannot read stdin: {error}"))),
     }
 }
 

@@ -3,7 +3,9 @@
 pub mod cluster;
 pub mod plugin;
 
-use raft_kv_client::{ShardStatus, StatusResponse, Version};
+use std::time::Duration;
+
+use raft_kv_client::{AtomicOutcome, Outcome, ShardStatus, StatusResponse, Version, Versioned};
 use serde_json::{Value, json};
 
 /// A key and its new version.
@@ -14,6 +16,49 @@ pub fn written(key: &[u8], version: Version) -> Value {
 /// A key, its value and its version.
 pub fn pair(key: &[u8], value: &[u8], version: Version) -> Value {
     json!({ "key": bytes(key), "value": bytes(value), "version": version.0 })
+}
+
+/// A key, its value, its version, and in how many milliseconds it is gone if it is to go.
+pub fn found(key: &[u8], found: &Versioned) -> Value {
+    with_ttl(pair(key, &found.value, found.version), found.ttl)
+}
+
+fn with_ttl(mut found: Value, ttl: Option<Duration>) -> Value {
+    if let Some(ttl) = ttl {
+        found["ttl_ms"] = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).into();
+    }
+    found
+}
+
+/// A key and the number that is its value.
+pub fn number(key: &[u8], number: i64) -> Value {
+    json!({ "key": bytes(key), "value": number })
+}
+
+/// What became of an atomic request.
+pub fn atomic(outcome: &AtomicOutcome) -> Value {
+    match outcome {
+        AtomicOutcome::Held(outcomes) => {
+            let results = outcomes.iter().map(one_of_many).collect::<Vec<_>>();
+            json!({ "held": true, "results": results })
+        }
+        AtomicOutcome::Failed { compare, version } => {
+            json!({ "held": false, "failed": { "condition": compare, "version": version.0 } })
+        }
+    }
+}
+
+fn one_of_many(outcome: &Outcome) -> Value {
+    match outcome {
+        Outcome::Put(version) => json!({ "version": version.0 }),
+        Outcome::Get(None) => json!({ "found": false }),
+        Outcome::Get(Some(Versioned { value, version, ttl })) => {
+            let found = json!({ "found": true, "value": bytes(value), "version": version.0 });
+            with_ttl(found, *ttl)
+        }
+        Outcome::Delete(existed) => json!({ "existed": existed }),
+        Outcome::Increment(value, version) => json!({ "value": value, "version": version.0 }),
+    }
 }
 
 /// A key and whether it existed.

@@ -33,6 +33,8 @@ enum Failure {
     WouldBeRefused(String, String),
     #[error("{0}")]
     BadUsage(String),
+    #[error("nothing was done, because this does not hold: {condition} ({found})")]
+    ConditionFailed { condition: String, found: String },
     #[error(
         "operation {} ({}) is still under way ({}) and goes on: see how it stands with \
          `raft-kv-client operation show {}`", .0.id, .0.description, text::cluster::stand(.0), .0.id
@@ -56,6 +58,7 @@ impl Failure {
             | Self::Client(Error::InvalidEndpoint { .. } | Error::InvalidArgument { .. }) => 2,
             Self::StillRunning(_)
             | Self::WouldBeRefused(..)
+            | Self::ConditionFailed { .. }
             | Self::Client(_)
             | Self::Output(_) => 3,
         }

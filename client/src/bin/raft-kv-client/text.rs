@@ -34,6 +34,36 @@ pub fn escape(bytes: &[u8]) -> String {
     text
 }
 
+/// Reads [`escape`]; `None` if a backslash begins no escape.
+pub fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut parts = text.split('\\');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    while let Some(part) = parts.next() {
+        let rest = match part.as_bytes() {
+            // Two backslashes: what lies between them is nothing.
+            [] => {
+                bytes.push(b'\\');
+                parts.next()?.as_bytes()
+            }
+            [b't', rest @ ..] => push(&mut bytes, b'\t', rest),
+            [b'r', rest @ ..] => push(&mut bytes, b'\r', rest),
+            [b'n', rest @ ..] => push(&mut bytes, b'\n', rest),
+            [b'x', high, low, rest @ ..] => {
+                bytes.extend(from_hex(&[*high, *low])?);
+                rest
+            }
+            _ => return None,
+        };
+        bytes.extend_from_slice(rest);
+    }
+    Some(bytes)
+}
+
+fn push<'a>(bytes: &mut Vec<u8>, byte: u8, rest: &'a [u8]) -> &'a [u8] {
+    bytes.push(byte);
+    rest
+}
+
 fn escape_byte(text: &mut String, byte: u8) {
     text.push_str("\\x");
     push_hex(text, byte);
@@ -186,6 +216,19 @@ mod tests {
         assert_eq!(escape(b"a\tb\nc\\x00"), "a\\tb\\nc\\\\x00");
         assert_eq!(escape(b"\0\x7f\xff\xc3"), "\\x00\\x7f\\xff\\xc3");
         assert_eq!(escape("\u{85}".as_bytes()), "\\xc2\\x85");
+    }
+
+    #[test]
+    fn what_was_escaped_reads_back_and_other_escapes_do_not() {
+        let all: Vec<u8> = (0..=u8::MAX).collect();
+        for bytes in [&b""[..], b"\\", b"\\\\x41", b"a\tb\nc\\x00", "\u{85}\u{fc}".as_bytes(), &all]
+        {
+            assert_eq!(unescape(&escape(bytes)).as_deref(), Some(bytes));
+        }
+        assert_eq!(unescape("a\\x20b\\x5C").as_deref(), Some(&b"a b\\"[..]));
+        for text in ["\\", "a\\", "\\a", "\\x", "\\x4", "\\xg0", "\\\\\\"] {
+            assert_eq!(unescape(text), None, "{text}");
+        }
     }
 
     #[test]

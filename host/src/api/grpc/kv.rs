@@ -11,12 +11,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    options,
+    atomic, options,
     status::{operation_error, status_of},
 };
 use crate::service::{
-    Consistency, Expected, Once, Operation, OperationReply, Pair, ScanRequest, Scanner, Service,
-    ServiceError, Versioned, WriteOptions,
+    Consistency, Expected, Number, Once, Operation, OperationReply, Pair, PutTerms, ScanRequest,
+    Scanner, Service, ServiceError, Versioned, WriteOptions,
 };
 
 /// How long a scan waits for its client to take a page.
@@ -33,9 +33,11 @@ impl Kv for KvApi {
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutResponse>, Status> {
         let call = options(request.metadata());
-        let v1::PutRequest { key, value, expected_version, once: sent } = request.into_inner();
+        let v1::PutRequest { key, value, expected_version, once: sent, ttl_ms } =
+            request.into_inner();
         let write = WriteOptions { call, once: once(sent) };
-        let put = self.service.put(&key, &value, expected(expected_version), write);
+        let terms = PutTerms { expected: expected(expected_version), ttl_ms };
+        let put = self.service.put(&key, &value, terms, write);
         let version = put.await.map_err(status_of)?;
         Ok(Response::new(v1::PutResponse { version }))
     }
@@ -46,7 +48,7 @@ impl Kv for KvApi {
     ) -> Result<Response<v1::GetResponse>, Status> {
         let call = options(request.metadata());
         let request = request.into_inner();
-        let consistency = consistency(request.consistency)?;
+        let consistency = consistency(request.consistency).map_err(status_of)?;
         let found = self.service.get(&request.key, consistency, call).await.map_err(status_of)?;
         Ok(Response::new(get_response(found)))
     }
@@ -56,10 +58,32 @@ impl Kv for KvApi {
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
         let call = options(request.metadata());
-        let v1::DeleteRequest { key, once: sent } = request.into_inner();
+        let v1::DeleteRequest { key, once: sent, expected_version } = request.into_inner();
         let write = WriteOptions { call, once: once(sent) };
-        let existed = self.service.delete(&key, write).await.map_err(status_of)?;
+        let delete = self.service.delete(&key, expected(expected_version), write);
+        let existed = delete.await.map_err(status_of)?;
         Ok(Response::new(v1::DeleteResponse { existed }))
+    }
+
+    async fn increment(
+        &self,
+        request: Request<v1::IncrementRequest>,
+    ) -> Result<Response<v1::IncrementResponse>, Status> {
+        let call = options(request.metadata());
+        let v1::IncrementRequest { key, delta, once: sent } = request.into_inner();
+        let write = WriteOptions { call, once: once(sent) };
+        let number = self.service.increment(&key, delta, write).await.map_err(status_of)?;
+        Ok(Response::new(increment_response(number)))
+    }
+
+    async fn atomic(
+        &self,
+        request: Request<v1::AtomicRequest>,
+    ) -> Result<Response<v1::AtomicResponse>, Status> {
+        let call = options(request.metadata());
+        let (request, once) = atomic::request(request.into_inner()).map_err(status_of)?;
+        let reply = self.service.atomic(request, WriteOptions { call, once }).await;
+        Ok(Response::new(atomic::response(reply.map_err(status_of)?)))
     }
 
     type ScanStream = BoxStream<'static, Result<v1::ScanResponse, Status>>;
@@ -69,7 +93,7 @@ impl Kv for KvApi {
         request: Request<v1::ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
         let request = request.into_inner();
-        let consistency = consistency(request.consistency)?;
+        let consistency = consistency(request.consistency).map_err(status_of)?;
         let limit = (request.limit != 0).then_some(request.limit);
         let (prefix, after) = (request.prefix, request.cursor);
         let request = ScanRequest { prefix, after, limit, consistency };
@@ -86,11 +110,9 @@ impl Kv for KvApi {
     ) -> Result<Response<v1::BatchResponse>, Status> {
         let call = options(request.metadata());
         let operations = request.into_inner().operations;
-        let operations = operations
-            .into_iter()
-            .enumerate()
-            .map(|(place, o)| operation(place, o))
-            .collect::<Result<_, _>>()?;
+        let operations = operations.into_iter().enumerate();
+        let operations: Result<_, _> = operations.map(|(place, o)| operation(place, o)).collect();
+        let operations = operations.map_err(status_of)?;
         let replies = self.service.batch(operations, call).await.map_err(status_of)?;
         let results = replies.into_iter().map(operation_result).collect();
         Ok(Response::new(v1::BatchResponse { results }))
@@ -145,58 +167,81 @@ fn expected(version: Option<u64>) -> Expected {
 }
 
 /// The consistency a request asks for.
-pub(super) fn consistency(number: i32) -> Result<Consistency, Status> {
+pub(super) fn consistency(number: i32) -> Result<Consistency, ServiceError> {
     match v1::Consistency::try_from(number) {
         Ok(v1::Consistency::Linearizable) => Ok(Consistency::Linearizable),
         Ok(v1::Consistency::Stale) => Ok(Consistency::Stale),
-        Err(_) => Err(status_of(ServiceError::invalid(
+        Err(_) => Err(ServiceError::invalid(
             "consistency",
             "linearizable (0) or stale (1)",
             &format!("the consistency {number} is not known"),
-        ))),
+        )),
     }
 }
 
-fn operation(place: usize, operation: v1::Operation) -> Result<Operation, Status> {
+pub(super) fn operation(place: usize, operation: v1::Operation) -> Result<Operation, ServiceError> {
     match operation.operation {
         Some(ProtoOperation::Put(request)) => Ok(put(request)),
         Some(ProtoOperation::Get(request)) => get(request),
         Some(ProtoOperation::Delete(request)) => Ok(delete(request)),
-        None => Err(status_of(ServiceError::invalid(
+        Some(ProtoOperation::Increment(request)) => Ok(increment(request)),
+        None => Err(ServiceError::invalid(
             "operations",
-            "each is a put, a get or a delete",
-            &format!("operation {place} is empty"),
-        ))),
+            "each is a put, a get, a delete or an increment",
+            &format!("operation {place} is empty, or of a kind that this node does not know"),
+        )),
     }
 }
 
 pub(super) fn put(request: v1::PutRequest) -> Operation {
-    let v1::PutRequest { key, value, expected_version, once: sent } = request;
-    Operation::Put { key, value, expected: expected(expected_version), once: once(sent) }
+    let v1::PutRequest { key, value, expected_version, once: sent, ttl_ms } = request;
+    let terms = PutTerms { expected: expected(expected_version), ttl_ms };
+    Operation::Put { key, value, terms, once: once(sent) }
 }
 
-pub(super) fn get(request: v1::GetRequest) -> Result<Operation, Status> {
+pub(super) fn get(request: v1::GetRequest) -> Result<Operation, ServiceError> {
     let consistency = consistency(request.consistency)?;
     Ok(Operation::Get { key: request.key, consistency })
 }
 
 pub(super) fn delete(request: v1::DeleteRequest) -> Operation {
-    Operation::Delete { key: request.key, once: once(request.once) }
+    let v1::DeleteRequest { key, once: sent, expected_version } = request;
+    Operation::Delete { key, expected: expected(expected_version), once: once(sent) }
+}
+
+pub(super) fn increment(request: v1::IncrementRequest) -> Operation {
+    let v1::IncrementRequest { key, delta, once: sent } = request;
+    Operation::Increment { key, delta, once: once(sent) }
 }
 
 fn operation_result(reply: Result<OperationReply, ServiceError>) -> v1::OperationResult {
     let result = match reply {
-        Ok(OperationReply::Put(version)) => Proto::Put(v1::PutResponse { version }),
-        Ok(OperationReply::Get(found)) => Proto::Get(get_response(found)),
-        Ok(OperationReply::Delete(existed)) => Proto::Delete(v1::DeleteResponse { existed }),
+        Ok(reply) => success(reply),
         Err(error) => Proto::Error(operation_error(error)),
     };
     v1::OperationResult { result: Some(result) }
 }
 
+/// The result of an operation that did what it was to do.
+pub(super) fn success(reply: OperationReply) -> Proto {
+    match reply {
+        OperationReply::Put(version) => Proto::Put(v1::PutResponse { version }),
+        OperationReply::Get(found) => Proto::Get(get_response(found)),
+        OperationReply::Delete(existed) => Proto::Delete(v1::DeleteResponse { existed }),
+        OperationReply::Increment(number) => Proto::Increment(increment_response(number)),
+    }
+}
+
+pub(super) fn increment_response(number: Number) -> v1::IncrementResponse {
+    let Number { value, version } = number;
+    v1::IncrementResponse { value, version }
+}
+
 pub(super) fn get_response(found: Option<Versioned>) -> v1::GetResponse {
     match found {
-        Some(Versioned { value, version }) => v1::GetResponse { found: true, value, version },
+        Some(Versioned { value, version, ttl_ms }) => {
+            v1::GetResponse { found: true, value, version, ttl_ms }
+        }
         None => v1::GetResponse::default(),
     }
 }

@@ -17,13 +17,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
-    kv::{consistency, delete, get, get_response, once, put},
+    atomic,
+    kv::{consistency, delete, get, get_response, increment, increment_response, once, put},
     options,
     status::{operation_error, oversized_message, status_of},
 };
 use crate::service::{
-    self, CallOptions, KvKind, LeaderRoute, Operation, OperationKind, OperationReply, RequestKind,
-    Service, ServiceError, SlotRange, WriteOptions,
+    self, AtomicReply, CallOptions, KvKind, LeaderRoute, Operation, OperationKind, OperationReply,
+    RequestKind, Service, ServiceError, SlotRange, WriteOptions,
 };
 
 /// Requests of a pipeline that are taken together, at most.
@@ -58,7 +59,7 @@ impl StateMachine for StateMachineApi {
     ) -> Result<Response<v1::QueryResponse>, Status> {
         let call = options(request.metadata());
         let v1::QueryRequest { key, request, consistency: freshness } = request.into_inner();
-        let freshness = consistency(freshness)?;
+        let freshness = consistency(freshness).map_err(status_of)?;
         let response = self.service.query(&key, request, freshness, call).await;
         Ok(Response::new(v1::QueryResponse { response: response.map_err(status_of)? }))
     }
@@ -193,12 +194,12 @@ fn start_chunk(
     let tags: Arc<[(u64, Kind)]> = tags.into();
     let (refused, groups) = service.group_by_shard(requests);
     let mut answers: Answers =
-        refused.into_iter().map(|(place, error)| answer(tags[place], Err(error))).collect();
+        refused.into_iter().map(|(place, error)| answer(&tags[place], Err(error))).collect();
     for group in groups {
         let (pipeline, tags) = (pipeline.clone(), Arc::clone(&tags));
         let running = async move {
             let replies = pipeline.service.run_group(group, pipeline.options).await;
-            replies.into_iter().map(|(place, reply)| answer(tags[place], reply)).collect()
+            replies.into_iter().map(|(place, reply)| answer(&tags[place], reply)).collect()
         };
         // The first poll proposes, of all that is in the group: so commands keep
         // their order. It must not be cut short to be fair to others.
@@ -212,11 +213,12 @@ fn start_chunk(
 }
 
 /// What a request of a pipeline asks for, and so how its answer looks.
-#[derive(Clone, Copy)]
 enum Kind {
     Apply,
     Query,
     Kv(KvKind),
+    /// With the kinds of its operations.
+    Atomic(Vec<KvKind>),
 }
 
 fn parse(
@@ -227,9 +229,17 @@ fn parse(
     match request {
         Some(ProtoRequest::Put(request)) => kv(put(request)),
         Some(ProtoRequest::Delete(request)) => kv(delete(request)),
+        Some(ProtoRequest::Increment(request)) => kv(increment(request)),
         Some(ProtoRequest::Get(request)) => match get(request) {
             Ok(operation) => kv(operation),
-            Err(status) => (Kind::Kv(KvKind::Get), Err(invalid_consistency(&status))),
+            Err(error) => (Kind::Kv(KvKind::Get), Err(error)),
+        },
+        Some(ProtoRequest::Atomic(request)) => match atomic::request(request) {
+            Ok((request, once)) => {
+                let (kinds, request) = (request.kinds(), service.atomic_request(&request));
+                (Kind::Atomic(kinds), request.map(|request| service::Request { once, ..request }))
+            }
+            Err(error) => (Kind::Atomic(Vec::new()), Err(error)),
         },
         Some(ProtoRequest::Apply(v1::ApplyRequest { key, command, once: sent })) => {
             let once = once(sent);
@@ -238,15 +248,13 @@ fn parse(
             (Kind::Apply, checked(service, request))
         }
         Some(ProtoRequest::Query(v1::QueryRequest { key, request, consistency: number })) => {
-            let request = consistency(number).map_err(|status| invalid_consistency(&status)).map(
-                |consistency| service::Request {
-                    key,
-                    payload: request,
-                    kind: RequestKind::Query(consistency),
-                    once: None,
-                    operation: OperationKind::Query,
-                },
-            );
+            let request = consistency(number).map(|consistency| service::Request {
+                key,
+                payload: request,
+                kind: RequestKind::Query(consistency),
+                once: None,
+                operation: OperationKind::Query,
+            });
             (Kind::Query, request.and_then(|request| checked(service, request)))
         }
         None => {
@@ -261,12 +269,8 @@ fn checked(service: &Service, request: service::Request) -> Result<service::Requ
     Ok(request)
 }
 
-fn invalid_consistency(status: &Status) -> ServiceError {
-    ServiceError::invalid("consistency", "0 or 1", status.message())
-}
-
 fn answer(
-    (tag, kind): (u64, Kind),
+    (tag, kind): &(u64, Kind),
     reply: Result<bytes::Bytes, ServiceError>,
 ) -> v1::PipelineResponse {
     let result = reply.and_then(|response| {
@@ -279,12 +283,18 @@ fn answer(
                 OperationReply::Delete(existed) => {
                     ProtoResult::Delete(v1::DeleteResponse { existed })
                 }
+                OperationReply::Increment(number) => {
+                    ProtoResult::Increment(increment_response(number))
+                }
             },
+            Kind::Atomic(kinds) => {
+                ProtoResult::Atomic(atomic::response(AtomicReply::read(&response, kinds)?))
+            }
         })
     });
     match result {
-        Ok(result) => v1::PipelineResponse { tag, result: Some(result) },
-        Err(error) => failed(tag, error),
+        Ok(result) => v1::PipelineResponse { tag: *tag, result: Some(result) },
+        Err(error) => failed(*tag, error),
     }
 }
 

@@ -23,6 +23,12 @@ impl ApiError {
         ApiError { status, code, message: message.into() }
     }
 
+    /// The same error, of one of several parts of a request.
+    pub(super) fn at(mut self, part: &str, place: usize) -> Self {
+        self.message = format!("{part} {place}: {}", self.message);
+        self
+    }
+
     /// A part of the request that makes no sense.
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_argument", message)

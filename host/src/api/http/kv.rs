@@ -17,15 +17,17 @@ use serde_json::{Map, Value, json};
 
 use super::{body, error::ApiError};
 use crate::service::{
-    CallOptions, Consistency, Expected, Pair, ScanRequest, Service, WriteOptions,
+    CallOptions, Consistency, Expected, Pair, PutTerms, ScanRequest, Service, WriteOptions,
 };
 
 /// Requests over HTTP are forwarded to wherever they belong, and sent once.
 const CALL: CallOptions = CallOptions { direct: false };
-const WRITE: WriteOptions = WriteOptions { call: CALL, once: None };
+pub(super) const WRITE: WriteOptions = WriteOptions { call: CALL, once: None };
 
 /// Carries the version of the value in the body.
 const VERSION_HEADER: HeaderName = HeaderName::from_static("raftkv-version");
+/// Carries in how many milliseconds the value is gone, if it is to go.
+const TTL_HEADER: HeaderName = HeaderName::from_static("raftkv-ttl-ms");
 /// Carries a key, percent-encoded, that is too long for a URL: those end at 64 KiB
 /// in all, and the server's parser refuses longer ones.
 const KEY_HEADER: HeaderName = HeaderName::from_static("raftkv-key");
@@ -36,9 +38,25 @@ const SCAN_ANSWER_BYTES: usize = 16 << 20;
 
 type Parameters<T> = Result<Query<T>, QueryRejection>;
 
+/// The end of a path that increments the key before it. Nothing else is posted below
+/// `/kv/`, so that a key which ends like this is none the less addressed by every other
+/// method, and incremented by a path that ends so twice.
+const INCREMENT: &str = "/increment";
+
 #[derive(Deserialize)]
 pub(super) struct PutParameters {
     expected_version: Option<u64>,
+    ttl: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct DeleteParameters {
+    expected_version: Option<u64>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct IncrementParameters {
+    by: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -78,7 +96,11 @@ fn decode(text: &str, what: &str) -> Result<Bytes, ApiError> {
 
 /// The key in a request's path or, where that is just `/kv/`, in its header.
 fn key_of(uri: &Uri, headers: &HeaderMap) -> Result<Bytes, ApiError> {
-    let path = uri.path().strip_prefix("/kv/").unwrap_or_default();
+    key_at(uri.path().strip_prefix("/kv/").unwrap_or_default(), headers)
+}
+
+/// The key that a part of the path, or else the header, stands for.
+fn key_at(path: &str, headers: &HeaderMap) -> Result<Bytes, ApiError> {
     match headers.get(KEY_HEADER) {
         None => decode(path, "key"),
         Some(key) if path.is_empty() => {
@@ -109,9 +131,22 @@ pub(super) async fn put(
     let limit = service.limits().value_bytes;
     let value = body::read(body, "value", limit).await?;
     let key = key_of(&uri, &headers)?;
-    let expected = parameters(query)?.expected_version.map_or(Expected::Any, Expected::Version);
-    let version = service.put(&key, &value, expected, WRITE).await?;
+    let PutParameters { expected_version, ttl } = parameters(query)?;
+    let ttl_ms = ttl.map(|ttl| ttl_ms(&ttl)).transpose()?;
+    let terms = PutTerms { expected: expected(expected_version), ttl_ms };
+    let version = service.put(&key, &value, terms, WRITE).await?;
     Ok(Json(json!({"version": version.to_string()})).into_response())
+}
+
+fn expected(version: Option<u64>) -> Expected {
+    version.map_or(Expected::Any, Expected::Version)
+}
+
+/// A time to live, such as `30s`, in milliseconds.
+pub(super) fn ttl_ms(text: &str) -> Result<u64, ApiError> {
+    let ttl = raft_kv_client::parse_ttl(text);
+    let ttl = ttl.map_err(|error| ApiError::bad_request(error.to_string()))?;
+    Ok(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
 }
 
 pub(super) async fn get(
@@ -126,6 +161,9 @@ pub(super) async fn get(
         Some(found) => {
             let mut response = found.value.into_response();
             response.headers_mut().insert(VERSION_HEADER, HeaderValue::from(found.version));
+            if let Some(ttl_ms) = found.ttl_ms {
+                response.headers_mut().insert(TTL_HEADER, HeaderValue::from(ttl_ms));
+            }
             Ok(response)
         }
         None => {
@@ -139,9 +177,29 @@ pub(super) async fn delete(
     State(service): State<Arc<Service>>,
     uri: Uri,
     headers: HeaderMap,
+    query: Parameters<DeleteParameters>,
 ) -> Result<Response, ApiError> {
-    let existed = service.delete(&key_of(&uri, &headers)?, WRITE).await?;
+    let expected = expected(parameters(query)?.expected_version);
+    let existed = service.delete(&key_of(&uri, &headers)?, expected, WRITE).await?;
     Ok(Json(json!({"existed": existed})).into_response())
+}
+
+pub(super) async fn increment(
+    State(service): State<Arc<Service>>,
+    uri: Uri,
+    headers: HeaderMap,
+    query: Parameters<IncrementParameters>,
+) -> Result<Response, ApiError> {
+    let path = uri.path().strip_prefix("/kv/").unwrap_or_default();
+    let Some(path) = path.strip_suffix(INCREMENT) else {
+        let message = "what can be posted here is /kv/{key}/increment: PUT sets a key";
+        return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message));
+    };
+    let key = key_at(path, &headers)?;
+    let by = parameters(query)?.by.unwrap_or(1);
+    let number = service.increment(&key, by, WRITE).await?;
+    let version = number.version.to_string();
+    Ok(Json(json!({"value": number.value.to_string(), "version": version})).into_response())
 }
 
 pub(super) async fn scan(
@@ -185,7 +243,7 @@ fn pair_json(pair: &Pair) -> Value {
 }
 
 /// Text as it is, other bytes as base64 under a name that says so.
-fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+pub(super) fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => object.insert(name.to_owned(), text.into()),
         Err(_) => object.insert(format!("{name}_base64"), BASE64_STANDARD.encode(bytes).into()),

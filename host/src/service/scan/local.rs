@@ -160,7 +160,7 @@ impl LocalScan {
                 Err(ServiceError::Internal(text.to_owned()))
             }
         };
-        replies.into_iter().map(response).collect()
+        replies.replies.into_iter().map(response).collect()
     }
 
     /// Reads the next chunk of slots whose chunk ran empty.

@@ -15,6 +15,8 @@ pub enum Malformed {
     Trailing(&'static str),
     /// A byte that must be 0 or 1 is neither.
     NotABool(u8),
+    /// The byte names no condition that this version knows.
+    UnknownCondition(u8),
 }
 
 impl fmt::Display for Malformed {
@@ -25,6 +27,7 @@ impl fmt::Display for Malformed {
             Self::UnknownFlags(flags) => write!(formatter, "unknown flags {flags:#04x}"),
             Self::Trailing(what) => write!(formatter, "there are bytes after the {what}"),
             Self::NotABool(byte) => write!(formatter, "{byte} is neither 0 nor 1"),
+            Self::UnknownCondition(kind) => write!(formatter, "unknown condition {kind}"),
         }
     }
 }

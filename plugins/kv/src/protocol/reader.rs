@@ -23,6 +23,14 @@ impl<'a> Reader<'a> {
         self.array(part).map(u64::from_le_bytes)
     }
 
+    pub(super) fn i64(&mut self, part: &'static str) -> Result<i64, Malformed> {
+        self.array(part).map(i64::from_le_bytes)
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn bytes(&mut self, len: u32, part: &'static str) -> Result<&'a [u8], Malformed> {
         let (bytes, rest) =
             self.0.split_at_checked(len as usize).ok_or(Malformed::Truncated(part))?;

@@ -9,11 +9,16 @@ use super::reader::Reader;
 /// Bytes of a row before its key: two lengths and the version.
 const ROW_HEADER: usize = 4 + 4 + 8;
 
+/// Flag of a version: a time of 8 bytes follows it.
+pub(crate) const HAS_TIME: u64 = 1 << 63;
+
 /// What a get found: a version, and where in the response the value is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// The value's version.
     pub version: u64,
+    /// In how many milliseconds the value is gone, by replicated time; none if it stays.
+    pub ttl_ms: Option<u64>,
     /// The value's bytes in the response.
     pub value: Range<usize>,
 }
@@ -45,13 +50,45 @@ pub fn decode_delete(response: &[u8]) -> Result<bool, Malformed> {
     Ok(existed)
 }
 
+/// What an increment made of a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incremented {
+    /// The number now.
+    pub value: i64,
+    /// Its version.
+    pub version: u64,
+}
+
+/// What an increment did.
+pub fn decode_increment(response: &[u8]) -> Result<Incremented, Malformed> {
+    let mut reader = Reader::new(response);
+    let version = reader.u64("version")?;
+    let value = reader.i64("number")?;
+    end(reader, "number")?;
+    Ok(Incremented { value, version })
+}
+
 /// What a get found, if the key has a value.
 pub fn decode_get(response: &[u8]) -> Result<Option<Found>, Malformed> {
     if response.is_empty() {
         return Ok(None);
     }
-    let version = Reader::new(response).u64("version")?;
-    Ok(Some(Found { version, value: size_of_val(&version)..response.len() }))
+    let mut reader = Reader::new(response);
+    let word = reader.u64("version")?;
+    let ttl_ms = match word & HAS_TIME {
+        0 => None,
+        _ => Some(reader.u64("time to live")?),
+    };
+    let start = response.len() - reader.rest().len();
+    Ok(Some(Found { version: word & !HAS_TIME, ttl_ms, value: start..response.len() }))
+}
+
+/// Whether a value may be gone by the time asked for.
+pub fn decode_expiring(response: &[u8]) -> Result<bool, Malformed> {
+    let mut reader = Reader::new(response);
+    let expiring = bool(&mut reader, "flag")?;
+    end(reader, "flag")?;
+    Ok(expiring)
 }
 
 /// The response to a scan, checked as a whole when it is decoded.
@@ -141,7 +178,7 @@ fn row(page: &[u8], at: usize) -> Result<PageRow, Malformed> {
     Ok(PageRow { key: key_at..value_at, value: value_at..value_at + value_len as usize, version })
 }
 
-fn bool(reader: &mut Reader<'_>, part: &'static str) -> Result<bool, Malformed> {
+pub(super) fn bool(reader: &mut Reader<'_>, part: &'static str) -> Result<bool, Malformed> {
     match reader.u8(part)? {
         0 => Ok(false),
         1 => Ok(true),
@@ -149,6 +186,6 @@ fn bool(reader: &mut Reader<'_>, part: &'static str) -> Result<bool, Malformed> 
     }
 }
 
-fn end(reader: Reader<'_>, after: &'static str) -> Result<(), Malformed> {
+pub(super) fn end(reader: Reader<'_>, after: &'static str) -> Result<(), Malformed> {
     if reader.rest().is_empty() { Ok(()) } else { Err(Malformed::Trailing(after)) }
 }

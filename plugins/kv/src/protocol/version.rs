@@ -7,14 +7,18 @@
 /// Bits of a version that hold the position.
 const POSITION_BITS: u32 = 20;
 
+/// Bits of a version that hold the index. The highest bit is never set: where a version is stored or
+/// sent together with a time, that bit says so.
+const INDEX_BITS: u32 = u64::BITS - POSITION_BITS - 1;
+
 /// The version of no value; a compare-and-put that expects it puts only an absent key.
 pub const NONE: u64 = 0;
 
 /// The version of a value put by the command at `position` of the entry at `log_index`, or `None` if
-/// the position (2^20 and above) or the index (2^44 and above) is too large.
+/// the position (2^20 and above) or the index (2^43 and above) is too large.
 #[must_use]
 pub const fn pack(log_index: u64, position: u32) -> Option<u64> {
-    if position >> POSITION_BITS != 0 || log_index >> (u64::BITS - POSITION_BITS) != 0 {
+    if position >> POSITION_BITS != 0 || log_index >> INDEX_BITS != 0 {
         return None;
     }
     Some(log_index << POSITION_BITS | position as u64)

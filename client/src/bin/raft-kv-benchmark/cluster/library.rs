@@ -55,7 +55,9 @@ impl Library {
             for outcome in outcomes {
                 match outcome {
                     Ok(Outcome::Get(found)) => answer.got(found.is_some()),
-                    Ok(Outcome::Put(_) | Outcome::Delete(_)) => answer.put(),
+                    Ok(Outcome::Put(_) | Outcome::Delete(_) | Outcome::Increment(..)) => {
+                        answer.put()
+                    }
                     Err(error) => answer.refused(error.into()),
                 }
             }

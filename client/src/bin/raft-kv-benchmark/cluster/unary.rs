@@ -63,7 +63,7 @@ impl Unary {
 }
 
 fn put(key: bytes::Bytes, value: bytes::Bytes) -> v1::PutRequest {
-    v1::PutRequest { key, value, expected_version: None, once: None }
+    v1::PutRequest { key, value, ..Default::default() }
 }
 
 fn get(key: bytes::Bytes) -> v1::GetRequest {
@@ -86,7 +86,9 @@ fn from_results(count: usize, results: Vec<v1::OperationResult>) -> Result<Answe
     let mut answer = Answer::default();
     for result in results {
         match result.result {
-            Some(WireResult::Put(_) | WireResult::Delete(_)) => answer.put(),
+            Some(WireResult::Put(_) | WireResult::Delete(_) | WireResult::Increment(_)) => {
+                answer.put();
+            }
             Some(WireResult::Get(response)) => answer.got(response.found),
             Some(WireResult::Error(error)) => {
                 let detail = error.detail.and_then(|detail| detail.detail);
