@@ -4,16 +4,15 @@
 //! sandbox. The compiler's work is bounded too: by the module's size, and by the size and number of
 //! locals of one function, both of which also bound its stack frame.
 
-use wasmparser::{
-    CompositeInnerType, ExternalKind, FuncType, FunctionBody, MemoryType, Parser, Payload,
-    TableType, TypeRef, Validator, WasmFeatures,
-};
+use wasmparser::{ExternalKind, FuncType, FunctionBody, Parser, TypeRef, Validator, WasmFeatures};
 
 use super::abi;
+use super::call_graph::StackPlan;
 use super::engine::FEATURES;
 use super::error::ModuleError;
-use super::limits::MAX_TABLE_ELEMENTS;
+use super::limits::{MAX_FRAME_BYTES, MAX_STRAIGHT_STACK_BYTES, MAX_TABLE_ELEMENTS};
 use super::manifest::Manifest;
+use super::outline::Outline;
 
 /// The largest module that can be uploaded.
 pub const MAX_MODULE_BYTES: usize = 16 << 20;
@@ -25,7 +24,6 @@ const MAX_LOCALS: u64 = 4_096;
 const MAX_GLOBALS: u64 = 10_000;
 /// Tables of one module; compilers make one.
 pub(super) const MAX_TABLES: u64 = 4;
-const PAGE_BYTES: u64 = 64 << 10;
 
 /// What the checks found out about a module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,10 +42,22 @@ pub struct ModuleInfo {
 /// # Errors
 /// The first thing that is the matter.
 pub fn check(bytes: &[u8]) -> Result<ModuleInfo, ModuleError> {
+    examine(bytes).map(|examined| examined.info)
+}
+
+/// A module that passed all checks, and what the next step needs of it.
+pub(super) struct Examined<'a> {
+    pub(super) info: ModuleInfo,
+    pub(super) outline: Outline<'a>,
+    pub(super) stack: StackPlan,
+}
+
+/// [`check`], keeping what it read.
+pub(super) fn examine(bytes: &[u8]) -> Result<Examined<'_>, ModuleError> {
     check_size(bytes)?;
     check_is_core_module(bytes)?;
     check_features(bytes)?;
-    let outline = Outline::read(bytes).map_err(|e| ModuleError::Invalid(e.message().to_owned()))?;
+    let outline = Outline::read(bytes).map_err(invalid)?;
     let manifest = check_manifest(&outline)?;
     check_imports(&outline)?;
     check_exports(&outline)?;
@@ -55,106 +65,18 @@ pub fn check(bytes: &[u8]) -> Result<ModuleInfo, ModuleError> {
     check_memory(&outline)?;
     check_counts(&outline)?;
     check_functions(&outline)?;
-    Ok(ModuleInfo {
+    let stack = StackPlan::of(bytes, &outline).map_err(invalid)?;
+    check_stack(&stack)?;
+    let info = ModuleInfo {
         manifest,
         initial_memory_bytes: outline.initial_memory_bytes(),
         has_migrate: outline.export(abi::MIGRATE).is_some(),
-    })
+    };
+    Ok(Examined { info, outline, stack })
 }
 
-/// The parts of a module that the checks look at.
-#[derive(Default)]
-struct Outline<'a> {
-    manifests: Vec<&'a [u8]>,
-    types: Vec<Option<FuncType>>,
-    imports: Vec<(&'a str, &'a str, TypeRef)>,
-    /// Type indices of imported and own functions, in index order.
-    functions: Vec<u32>,
-    tables: Vec<TableType>,
-    memories: Vec<MemoryType>,
-    globals: u64,
-    exports: Vec<(&'a str, ExternalKind, u32)>,
-    has_start: bool,
-    bodies: Vec<FunctionBody<'a>>,
-}
-
-impl<'a> Outline<'a> {
-    fn read(bytes: &'a [u8]) -> wasmparser::Result<Outline<'a>> {
-        let mut outline = Outline::default();
-        for payload in Parser::new(0).parse_all(bytes) {
-            outline.add(payload?)?;
-        }
-        Ok(outline)
-    }
-
-    fn add(&mut self, payload: Payload<'a>) -> wasmparser::Result<()> {
-        match payload {
-            Payload::CustomSection(section) if section.name() == abi::MANIFEST_SECTION => {
-                self.manifests.push(section.data());
-            }
-            Payload::TypeSection(groups) => {
-                for group in groups {
-                    for ty in group?.into_types() {
-                        self.types.push(match ty.composite_type.inner {
-                            CompositeInnerType::Func(ty) => Some(ty),
-                            _ => None,
-                        });
-                    }
-                }
-            }
-            Payload::ImportSection(imports) => {
-                for import in imports.into_imports() {
-                    let import = import?;
-                    if let TypeRef::Func(ty) = import.ty {
-                        self.functions.push(ty);
-                    }
-                    self.imports.push((import.module, import.name, import.ty));
-                }
-            }
-            Payload::FunctionSection(types) => {
-                for ty in types {
-                    self.functions.push(ty?);
-                }
-            }
-            Payload::TableSection(tables) => {
-                for table in tables {
-                    self.tables.push(table?.ty);
-                }
-            }
-            Payload::MemorySection(memories) => {
-                for memory in memories {
-                    self.memories.push(memory?);
-                }
-            }
-            Payload::GlobalSection(globals) => self.globals = u64::from(globals.count()),
-            Payload::ExportSection(exports) => {
-                for export in exports {
-                    let export = export?;
-                    self.exports.push((export.name, export.kind, export.index));
-                }
-            }
-            Payload::StartSection { .. } => self.has_start = true,
-            Payload::CodeSectionEntry(body) => self.bodies.push(body),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn export(&self, name: &str) -> Option<(ExternalKind, u32)> {
-        self.exports.iter().find(|export| export.0 == name).map(|export| (export.1, export.2))
-    }
-
-    fn function_type(&self, index: u32) -> Option<&FuncType> {
-        self.type_at(*self.functions.get(index as usize)?)
-    }
-
-    fn type_at(&self, index: u32) -> Option<&FuncType> {
-        self.types.get(index as usize)?.as_ref()
-    }
-
-    fn initial_memory_bytes(&self) -> u64 {
-        self.memories.first().map_or(0, |memory| memory.initial.saturating_mul(PAGE_BYTES))
-    }
+fn invalid(error: wasmparser::Error) -> ModuleError {
+    ModuleError::Invalid(error.message().to_owned())
 }
 
 fn check_size(bytes: &[u8]) -> Result<(), ModuleError> {
@@ -244,6 +166,10 @@ fn signature(ty: &FuncType) -> String {
 }
 
 fn check_exports(outline: &Outline<'_>) -> Result<(), ModuleError> {
+    if outline.export(abi::STACK_LEFT).is_some() {
+        let problem = "is the host's own: give that export another name".to_owned();
+        return Err(ModuleError::Export { name: abi::STACK_LEFT, problem });
+    }
     check_entry(outline, abi::APPLY, true)?;
     check_entry(outline, abi::QUERY, true)?;
     check_entry(outline, abi::MIGRATE, false)?;
@@ -306,8 +232,7 @@ fn check_functions(outline: &Outline<'_>) -> Result<(), ModuleError> {
         let index = imported + position;
         let bytes = body.range().len() as u64;
         at_most(&format!("the size of function {index}"), bytes, MAX_FUNCTION_BYTES, OPTIMISE)?;
-        let locals =
-            count_locals(body).map_err(|e| ModuleError::Invalid(e.message().to_owned()))?;
+        let locals = count_locals(body).map_err(invalid)?;
         at_most(
             &format!("the number of locals of function {index}"),
             locals,
@@ -316,6 +241,23 @@ fn check_functions(outline: &Outline<'_>) -> Result<(), ModuleError> {
         )?;
     }
     Ok(())
+}
+
+/// Together with the limit on recursion, this is less than the native stack that plugins run on.
+fn check_stack(stack: &StackPlan) -> Result<(), ModuleError> {
+    let (bytes, function) = stack.largest_frame;
+    at_most(
+        &format!("the stack frame of function {function}, as the host reckons it in bytes,"),
+        bytes,
+        MAX_FRAME_BYTES,
+        "split the function",
+    )?;
+    at_most(
+        "the stack that nested calls take without recursion, as the host reckons it in bytes,",
+        stack.others_bytes,
+        MAX_STRAIGHT_STACK_BYTES,
+        "let functions call each other less deeply, or split those with many variables",
+    )
 }
 
 fn count_locals(body: &FunctionBody<'_>) -> wasmparser::Result<u64> {

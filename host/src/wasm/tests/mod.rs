@@ -4,5 +4,6 @@ mod batching;
 mod behaviour;
 mod costs;
 mod failures;
+mod recursion;
 mod refusals;
 pub(crate) mod support;
