@@ -23,6 +23,8 @@ pub(super) struct StackPlan {
     pub(super) others_bytes: u64,
     /// The largest frame, in bytes, and whose it is.
     pub(super) largest_frame: (u64, u32),
+    /// The most values that can meet in one function, and which.
+    pub(super) most_merges: (u64, u32),
 }
 
 impl StackPlan {
@@ -36,6 +38,9 @@ impl StackPlan {
             own.and_then(|own| code.functions.get(own)).map_or(0, |f| f.frame_bytes)
         };
         let mut plan = StackPlan::default();
+        for (index, function) in (imported as u32..).zip(&code.functions) {
+            plan.most_merges = plan.most_merges.max((function.merges, index));
+        }
         let mut below = vec![0; successors.len()];
         for component in components(&successors) {
             let beyond = component.iter().flat_map(|node| &successors[*node as usize]);

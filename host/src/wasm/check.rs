@@ -1,8 +1,8 @@
 //! The checks that a module passes before anything of it is compiled: flat, named, in this order.
 //!
 //! What passes here can be linked and entered; what a plugin does at run time is left to the
-//! sandbox. The compiler's work is bounded too: by the module's size, and by the size and number of
-//! locals of one function, both of which also bound its stack frame.
+//! sandbox. The compiler's work is bounded too, by the module's size and by the size, locals and
+//! blocks of one function; and so is the native stack, together with the limit on recursion.
 
 use wasmparser::{ExternalKind, FuncType, FunctionBody, Parser, TypeRef, Validator, WasmFeatures};
 
@@ -10,7 +10,7 @@ use super::abi;
 use super::call_graph::StackPlan;
 use super::engine::FEATURES;
 use super::error::ModuleError;
-use super::limits::{MAX_FRAME_BYTES, MAX_STRAIGHT_STACK_BYTES, MAX_TABLE_ELEMENTS};
+use super::limits::{MAX_FRAME_BYTES, MAX_MERGES, MAX_STRAIGHT_STACK_BYTES, MAX_TABLE_ELEMENTS};
 use super::manifest::Manifest;
 use super::outline::Outline;
 
@@ -22,6 +22,10 @@ const MAX_FUNCTIONS: u64 = 100_000;
 const MAX_FUNCTION_BYTES: u64 = 1 << 20;
 const MAX_LOCALS: u64 = 4_096;
 const MAX_GLOBALS: u64 = 10_000;
+const MAX_TYPES: u64 = 10_000;
+const MAX_EXPORTS: u64 = 10_000;
+/// Bytes of a name that a message shows.
+const MAX_SHOWN_BYTES: usize = 100;
 /// Tables of one module; compilers make one.
 pub(super) const MAX_TABLES: u64 = 4;
 
@@ -117,8 +121,8 @@ fn check_imports(outline: &Outline<'_>) -> Result<(), ModuleError> {
         let allowed = abi::IMPORTS.iter().find(|import| import.name == name);
         let (Some(allowed), true) = (allowed, module == abi::IMPORT_MODULE) else {
             return Err(ModuleError::Import {
-                module: module.to_owned(),
-                name: name.to_owned(),
+                module: shown(module),
+                name: shown(name),
                 help: import_help(module).to_owned(),
             });
         };
@@ -130,14 +134,21 @@ fn check_imports(outline: &Outline<'_>) -> Result<(), ModuleError> {
         };
         if found != Some(&expected) {
             return Err(ModuleError::ImportType {
-                module: module.to_owned(),
-                name: name.to_owned(),
+                module: shown(module),
+                name: shown(name),
                 found: found.map_or("something that is not a function".to_owned(), signature),
                 expected: signature(&expected),
             });
         }
     }
     Ok(())
+}
+
+/// A name out of the module, at a length that a message can have.
+pub(super) fn shown(name: &str) -> String {
+    let cut = name.floor_char_boundary(MAX_SHOWN_BYTES);
+    let rest = if cut < name.len() { "…" } else { "" };
+    format!("{}{rest}", &name[..cut])
 }
 
 /// How modules usually come to import from there, and how to get rid of it.
@@ -217,6 +228,8 @@ fn check_counts(outline: &Outline<'_>) -> Result<(), ModuleError> {
     const SPLIT: &str = "a plugin of that size is several plugins";
     at_most("the number of functions", outline.functions.len() as u64, MAX_FUNCTIONS, SPLIT)?;
     at_most("the number of globals", outline.globals, MAX_GLOBALS, SPLIT)?;
+    at_most("the number of types", outline.types.len() as u64, MAX_TYPES, SPLIT)?;
+    at_most("the number of exports", outline.exports.len() as u64, MAX_EXPORTS, SPLIT)?;
     at_most("the number of tables", outline.tables.len() as u64, MAX_TABLES, SPLIT)?;
     for table in &outline.tables {
         let limit = MAX_TABLE_ELEMENTS as u64;
@@ -245,6 +258,15 @@ fn check_functions(outline: &Outline<'_>) -> Result<(), ModuleError> {
 
 /// Together with the limit on recursion, this is less than the native stack that plugins run on.
 fn check_stack(stack: &StackPlan) -> Result<(), ModuleError> {
+    let (merges, function) = stack.most_merges;
+    at_most(
+        &format!(
+            "the number of locals that the blocks of function {function} set, over all blocks,"
+        ),
+        merges,
+        MAX_MERGES,
+        "split the function",
+    )?;
     let (bytes, function) = stack.largest_frame;
     at_most(
         &format!("the stack frame of function {function}, as the host reckons it in bytes,"),

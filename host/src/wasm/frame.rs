@@ -1,4 +1,4 @@
-//! What each function of a module asks of the native stack, and whom it calls.
+//! What each function of a module asks of the native stack and of the compiler, and whom it calls.
 //!
 //! A frame is reckoned from the WebAssembly code alone, so that it comes out the same on every
 //! architecture and with every compiler, and higher than any compiler makes it. A compiler keeps on
@@ -16,6 +16,7 @@ use wasmparser::{
 };
 
 use super::engine::FEATURES;
+use super::limits::MAX_MERGES;
 use super::outline::Outline;
 
 /// Return address, saved registers, and what the compiler needs for itself.
@@ -30,6 +31,9 @@ const VECTOR_BYTES: u64 = 16;
 pub(super) struct Function {
     /// The most its frame can take of the native stack.
     pub(super) frame_bytes: u64,
+    /// Values that can meet where blocks begin or end: for each block the locals that are set in it.
+    /// What a compiler does to give them registers grows faster than their number.
+    pub(super) merges: u64,
     /// The functions that it calls by name.
     pub(super) calls: BTreeSet<u32>,
     /// The types by which it calls what stands in a table.
@@ -73,11 +77,13 @@ impl Code {
     ) -> wasmparser::Result<Function> {
         let mut function = Function::default();
         let (mut highest, mut widest_call, mut computed) = (0, 0, 0);
+        let mut merges = Merges::default();
         while !operators.eof() {
             let offset = operators.original_position();
             let operator = operators.read()?;
             let before = top(types);
             types.op(offset, &operator)?;
+            merges.see(&operator);
             highest = highest.max(types.operand_stack_height());
             let called = match operator {
                 Operator::Call { function_index } => {
@@ -104,11 +110,49 @@ impl Code {
                 None => before.max(top(types)),
             };
         }
+        function.merges = merges.count;
         let locals = (0..types.len_locals()).filter_map(|local| types.get_local_type(local));
         let locals: u64 = locals.map(bytes_of).sum();
         let operands = u64::from(highest) * VECTOR_BYTES;
         function.frame_bytes = BARE_FRAME_BYTES + locals + operands + widest_call + computed;
         Ok(function)
+    }
+}
+
+/// Counts [`Function::merges`].
+#[derive(Default)]
+struct Merges {
+    /// For each open block the locals set in it so far.
+    open: Vec<BTreeSet<u32>>,
+    count: u64,
+}
+
+impl Merges {
+    fn see(&mut self, operator: &Operator<'_>) {
+        match operator {
+            // Enough to be refused, and counting on would take as long as compiling.
+            _ if self.count > MAX_MERGES => {}
+            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
+                self.open.push(BTreeSet::new());
+            }
+            Operator::LocalSet { local_index } | Operator::LocalTee { local_index } => {
+                if let Some(innermost) = self.open.last_mut() {
+                    innermost.insert(*local_index);
+                }
+            }
+            Operator::End => {
+                let Some(mut set) = self.open.pop() else { return };
+                self.count += set.len() as u64;
+                if let Some(around) = self.open.last_mut() {
+                    // The smaller one moves into the larger one.
+                    if around.len() < set.len() {
+                        std::mem::swap(around, &mut set);
+                    }
+                    around.append(&mut set);
+                }
+            }
+            _ => {}
+        }
     }
 }
 

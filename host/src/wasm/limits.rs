@@ -23,6 +23,9 @@ pub(super) const MAX_STRAIGHT_STACK_BYTES: u64 = 512 << 10;
 /// What one function may take: the last one before recursion ends is on the stack already.
 pub(super) const MAX_FRAME_BYTES: u64 = 512 << 10;
 
+/// Values that may meet at the blocks of one function: see the checks.
+pub(super) const MAX_MERGES: u64 = 50_000;
+
 /// Limits for one command, all replicas of a shard alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
