@@ -1,8 +1,10 @@
 //! The author's side of plugins: what `raft-kv-plugin` does. It needs no cluster.
 //!
 //! [`project`] makes a project that builds and passes its tests at once, [`toolchain`] makes a module
-//! of one, and [`determinism`] looks for plugins whose results depend on more than they may.
+//! of one, [`determinism`] looks for plugins whose results depend on more than they may, and
+//! [`bench`] measures one.
 
+pub mod bench;
 pub mod commands;
 pub mod determinism;
 pub mod project;

@@ -6,7 +6,7 @@
 //! with the authors of plugins.
 //!
 //! ```text
-//! bytes ─ check ─ PluginModule::compile ─┐
+//! bytes ─ check ─ instrument ─ compile ──┐
 //! Vec<Call>, PluginStorage ──────────────┴─ Executor::apply ─ results, PluginStorage
 //! ```
 //!
@@ -26,7 +26,7 @@
 //!    module, the limits, the call and the storage, the same on every replica, and only it counts.
 //!    The same goes for a trap before the first pull or between two pulls (the next command is to
 //!    blame) and for an export that returns without having pulled.
-//! 3. *Successes have slack.* A kept instance gives half the fuel and half the memory. A command that
+//! 3. *Successes have slack.* A kept instance gives half the fuel, the memory and the stack. A command that
 //!    succeeds there, of a plugin that keeps its word not to let results depend on its memory,
 //!    succeeds on a fresh instance as well, unless setting itself up takes more than the other half.
 //!    Growth of memory beyond a limit, the module's own maximum included, ends the command instead
@@ -38,9 +38,8 @@
 //! its batches. [`Reuse::Never`] runs every command on its own instance (3 to 4 µs each), so that a
 //! dry run can compare; the shards' rolling hash finds the rest.
 //!
-//! Call depth has no half of its own: the native stack bounds it, and a kept instance has all of it.
-//! Since depth shows only as a trap, rule 2 covers deep recursion that fails on a kept instance. See
-//! `module::instrument` for what a limit injected into the code would add.
+//! How deep calls may nest is counted by the code itself ([`instrument`]), so that it is the same on
+//! every architecture, and the native stack is larger than all that this allows.
 //!
 //! # What stops a replica
 //!
@@ -49,17 +48,21 @@
 
 mod abi;
 mod artifact;
+mod call_graph;
 mod check;
 mod engine;
 mod error;
 mod executor;
+mod frame;
 mod fuel;
 mod host_calls;
 mod instance;
+mod instrument;
 mod limits;
 mod manifest;
 mod memory;
 mod module;
+mod outline;
 mod state;
 mod storage;
 #[cfg(test)]

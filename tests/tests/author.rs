@@ -53,10 +53,62 @@ fn a_new_project_builds_and_its_module_passes() {
     let (code, said, error) = run(&project, &["test", module, "--determinism"]);
     assert_eq!(code, 0, "{error}");
     assert!(said.starts_with("6 commands (3 of them fail) came out the same in"), "{said}");
+    let bench = ["bench", module, "--seconds", "1"];
+    let (code, said, error) = run(&project, &bench);
+    assert_eq!(code, 0, "{error}");
+    assert!(said.contains("commands 64 at a time"), "{said}");
+    assert!(said.contains("the rest is the host's"), "{said}");
     // The module says nothing of the machine it was built on.
     let bytes = fs::read(project.join(module)).unwrap();
     let path = project.canonicalize().unwrap().display().to_string();
     assert!(!bytes.windows(path.len()).any(|window| window == path.as_bytes()), "{path}");
+}
+
+#[test]
+fn a_bench_tells_what_is_the_plugins_and_what_the_hosts() {
+    let folder = tempfile::tempdir().unwrap();
+    // Writes its command under itself, after a loop of as many rounds as the first byte says, twice.
+    let slow = r#"(module (@custom "raftkv" "name=slow\nversion=0.1.0\nabi=1\n")
+        (import "raftkv_v1" "next_command" (func $next (param i32 i32) (result i64)))
+        (import "raftkv_v1" "put" (func $put (param i32 i32 i32 i32)))
+        (memory (export "memory") 1)
+        (func $spin (param $rounds i32)
+          (loop $l (br_if $l (local.tee $rounds (i32.sub (local.get $rounds) (i32.const 1))))))
+        (func $run (param $write i32) (local $len i32)
+          (loop $pull
+            (local.set $len (i32.wrap_i64 (call $next (i32.const 0) (i32.const 65536))))
+            (if (i32.ge_s (local.get $len) (i32.const 0)) (then
+              (call $spin (i32.mul (i32.load8_u (i32.const 0)) (i32.const 1000)))
+              (if (local.get $write) (then
+                (call $put (i32.const 0) (local.get $len) (i32.const 0) (local.get $len))))
+              (br $pull)))))
+        (func (export "apply") (call $run (i32.const 1)))
+        (func (export "query") (call $run (i32.const 0))))"#;
+    fs::write(folder.path().join("slow.wasm"), wat::parse_str(slow).unwrap()).unwrap();
+    fs::write(folder.path().join("commands.txt"), "hex:01\nhex:0a61\nhex:0a62\n").unwrap();
+    let bench = ["bench", "slow.wasm", "--seconds", "1", "--batch", "16", "--output", "json"];
+    let (code, said, error) = run(folder.path(), &bench);
+    assert_eq!(code, 0, "{error}");
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let fuel = |which: &str| report["fuel"][which].as_u64().unwrap();
+    assert!((5_000..6_500).contains(&fuel("min")), "{report}");
+    assert!(
+        (50_000..51_500).contains(&fuel("median")) && fuel("median") == fuel("max"),
+        "{report}"
+    );
+    assert!(report["bytes_written"].as_f64().unwrap() > 10.0, "{report}");
+    assert_eq!(report["commands"][1]["batch"], 16);
+    for speed in [&report["commands"][0], &report["commands"][1], &report["queries"]] {
+        let of = |field: &str| speed[field].as_f64().unwrap();
+        assert_eq!(of("failed"), 0.0, "{report}");
+        // Thousands of rounds take longer than nothing.
+        assert!(of("microseconds") > of("crossing_microseconds"), "{report}");
+        assert!((of("per_second") * of("microseconds") - 1e6).abs() < 1.0, "{report}");
+    }
+    let (code, _, error) = run(folder.path(), &["bench", "slow.wasm", "--commands", "none.txt"]);
+    assert!(code == 2 && error.contains("none.txt"), "{error}");
+    let (code, ..) = run(folder.path(), &["bench", "slow.wasm", "--batch", "1"]);
+    assert_eq!(code, 2);
 }
 
 #[test]

@@ -37,7 +37,7 @@ const ROOMS: [(&str, &[&str]); 11] = [
     ("failpoint", &[]),
     ("storage", &[]),
     ("wasm", &[]),
-    ("author", &["wasm"]),
+    ("author", &["storage", "wasm"]),
     ("metrics", &[]),
     ("network", &["storage"]),
 ];

@@ -265,6 +265,11 @@ impl WriteSet {
         Self::default()
     }
 
+    /// How many bytes it takes.
+    pub fn bytes(&self) -> u64 {
+        self.batch.size_in_bytes() as u64
+    }
+
     pub(super) fn put(&mut self, key: &[u8], value: &[u8]) {
         self.batch.put(key, value);
     }

@@ -18,6 +18,9 @@ pub(super) const QUERY: &str = "query";
 /// The optional export that carries state over from an older version.
 pub(super) const MIGRATE: &str = "migrate";
 
+/// An export that the host adds: the counter that recursion is limited by.
+pub(super) const STACK_LEFT: &str = "raftkv:stack-left";
+
 /// The result of a size call that found nothing.
 pub(super) const NONE: i64 = -1;
 /// The length that `get_many` writes for a key without a value.

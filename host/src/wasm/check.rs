@@ -1,19 +1,18 @@
 //! The checks that a module passes before anything of it is compiled: flat, named, in this order.
 //!
 //! What passes here can be linked and entered; what a plugin does at run time is left to the
-//! sandbox. The compiler's work is bounded too: by the module's size, and by the size and number of
-//! locals of one function, both of which also bound its stack frame.
+//! sandbox. The compiler's work is bounded too, by the module's size and by the size, locals and
+//! blocks of one function; and so is the native stack, together with the limit on recursion.
 
-use wasmparser::{
-    CompositeInnerType, ExternalKind, FuncType, FunctionBody, MemoryType, Parser, Payload,
-    TableType, TypeRef, Validator, WasmFeatures,
-};
+use wasmparser::{ExternalKind, FuncType, FunctionBody, Parser, TypeRef, Validator, WasmFeatures};
 
 use super::abi;
+use super::call_graph::StackPlan;
 use super::engine::FEATURES;
 use super::error::ModuleError;
-use super::limits::MAX_TABLE_ELEMENTS;
+use super::limits::{MAX_FRAME_BYTES, MAX_MERGES, MAX_STRAIGHT_STACK_BYTES, MAX_TABLE_ELEMENTS};
 use super::manifest::Manifest;
+use super::outline::Outline;
 
 /// The largest module that can be uploaded.
 pub const MAX_MODULE_BYTES: usize = 16 << 20;
@@ -23,9 +22,12 @@ const MAX_FUNCTIONS: u64 = 100_000;
 const MAX_FUNCTION_BYTES: u64 = 1 << 20;
 const MAX_LOCALS: u64 = 4_096;
 const MAX_GLOBALS: u64 = 10_000;
+const MAX_TYPES: u64 = 10_000;
+const MAX_EXPORTS: u64 = 10_000;
+/// Bytes of a name that a message shows.
+const MAX_SHOWN_BYTES: usize = 100;
 /// Tables of one module; compilers make one.
 pub(super) const MAX_TABLES: u64 = 4;
-const PAGE_BYTES: u64 = 64 << 10;
 
 /// What the checks found out about a module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,10 +46,22 @@ pub struct ModuleInfo {
 /// # Errors
 /// The first thing that is the matter.
 pub fn check(bytes: &[u8]) -> Result<ModuleInfo, ModuleError> {
+    examine(bytes).map(|examined| examined.info)
+}
+
+/// A module that passed all checks, and what the next step needs of it.
+pub(super) struct Examined<'a> {
+    pub(super) info: ModuleInfo,
+    pub(super) outline: Outline<'a>,
+    pub(super) stack: StackPlan,
+}
+
+/// [`check`], keeping what it read.
+pub(super) fn examine(bytes: &[u8]) -> Result<Examined<'_>, ModuleError> {
     check_size(bytes)?;
     check_is_core_module(bytes)?;
     check_features(bytes)?;
-    let outline = Outline::read(bytes).map_err(|e| ModuleError::Invalid(e.message().to_owned()))?;
+    let outline = Outline::read(bytes).map_err(invalid)?;
     let manifest = check_manifest(&outline)?;
     check_imports(&outline)?;
     check_exports(&outline)?;
@@ -55,106 +69,18 @@ pub fn check(bytes: &[u8]) -> Result<ModuleInfo, ModuleError> {
     check_memory(&outline)?;
     check_counts(&outline)?;
     check_functions(&outline)?;
-    Ok(ModuleInfo {
+    let stack = StackPlan::of(bytes, &outline).map_err(invalid)?;
+    check_stack(&stack)?;
+    let info = ModuleInfo {
         manifest,
         initial_memory_bytes: outline.initial_memory_bytes(),
         has_migrate: outline.export(abi::MIGRATE).is_some(),
-    })
+    };
+    Ok(Examined { info, outline, stack })
 }
 
-/// The parts of a module that the checks look at.
-#[derive(Default)]
-struct Outline<'a> {
-    manifests: Vec<&'a [u8]>,
-    types: Vec<Option<FuncType>>,
-    imports: Vec<(&'a str, &'a str, TypeRef)>,
-    /// Type indices of imported and own functions, in index order.
-    functions: Vec<u32>,
-    tables: Vec<TableType>,
-    memories: Vec<MemoryType>,
-    globals: u64,
-    exports: Vec<(&'a str, ExternalKind, u32)>,
-    has_start: bool,
-    bodies: Vec<FunctionBody<'a>>,
-}
-
-impl<'a> Outline<'a> {
-    fn read(bytes: &'a [u8]) -> wasmparser::Result<Outline<'a>> {
-        let mut outline = Outline::default();
-        for payload in Parser::new(0).parse_all(bytes) {
-            outline.add(payload?)?;
-        }
-        Ok(outline)
-    }
-
-    fn add(&mut self, payload: Payload<'a>) -> wasmparser::Result<()> {
-        match payload {
-            Payload::CustomSection(section) if section.name() == abi::MANIFEST_SECTION => {
-                self.manifests.push(section.data());
-            }
-            Payload::TypeSection(groups) => {
-                for group in groups {
-                    for ty in group?.into_types() {
-                        self.types.push(match ty.composite_type.inner {
-                            CompositeInnerType::Func(ty) => Some(ty),
-                            _ => None,
-                        });
-                    }
-                }
-            }
-            Payload::ImportSection(imports) => {
-                for import in imports.into_imports() {
-                    let import = import?;
-                    if let TypeRef::Func(ty) = import.ty {
-                        self.functions.push(ty);
-                    }
-                    self.imports.push((import.module, import.name, import.ty));
-                }
-            }
-            Payload::FunctionSection(types) => {
-                for ty in types {
-                    self.functions.push(ty?);
-                }
-            }
-            Payload::TableSection(tables) => {
-                for table in tables {
-                    self.tables.push(table?.ty);
-                }
-            }
-            Payload::MemorySection(memories) => {
-                for memory in memories {
-                    self.memories.push(memory?);
-                }
-            }
-            Payload::GlobalSection(globals) => self.globals = u64::from(globals.count()),
-            Payload::ExportSection(exports) => {
-                for export in exports {
-                    let export = export?;
-                    self.exports.push((export.name, export.kind, export.index));
-                }
-            }
-            Payload::StartSection { .. } => self.has_start = true,
-            Payload::CodeSectionEntry(body) => self.bodies.push(body),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn export(&self, name: &str) -> Option<(ExternalKind, u32)> {
-        self.exports.iter().find(|export| export.0 == name).map(|export| (export.1, export.2))
-    }
-
-    fn function_type(&self, index: u32) -> Option<&FuncType> {
-        self.type_at(*self.functions.get(index as usize)?)
-    }
-
-    fn type_at(&self, index: u32) -> Option<&FuncType> {
-        self.types.get(index as usize)?.as_ref()
-    }
-
-    fn initial_memory_bytes(&self) -> u64 {
-        self.memories.first().map_or(0, |memory| memory.initial.saturating_mul(PAGE_BYTES))
-    }
+fn invalid(error: wasmparser::Error) -> ModuleError {
+    ModuleError::Invalid(error.message().to_owned())
 }
 
 fn check_size(bytes: &[u8]) -> Result<(), ModuleError> {
@@ -195,8 +121,8 @@ fn check_imports(outline: &Outline<'_>) -> Result<(), ModuleError> {
         let allowed = abi::IMPORTS.iter().find(|import| import.name == name);
         let (Some(allowed), true) = (allowed, module == abi::IMPORT_MODULE) else {
             return Err(ModuleError::Import {
-                module: module.to_owned(),
-                name: name.to_owned(),
+                module: shown(module),
+                name: shown(name),
                 help: import_help(module).to_owned(),
             });
         };
@@ -208,14 +134,21 @@ fn check_imports(outline: &Outline<'_>) -> Result<(), ModuleError> {
         };
         if found != Some(&expected) {
             return Err(ModuleError::ImportType {
-                module: module.to_owned(),
-                name: name.to_owned(),
+                module: shown(module),
+                name: shown(name),
                 found: found.map_or("something that is not a function".to_owned(), signature),
                 expected: signature(&expected),
             });
         }
     }
     Ok(())
+}
+
+/// A name out of the module, at a length that a message can have.
+pub(super) fn shown(name: &str) -> String {
+    let cut = name.floor_char_boundary(MAX_SHOWN_BYTES);
+    let rest = if cut < name.len() { "…" } else { "" };
+    format!("{}{rest}", &name[..cut])
 }
 
 /// How modules usually come to import from there, and how to get rid of it.
@@ -244,6 +177,10 @@ fn signature(ty: &FuncType) -> String {
 }
 
 fn check_exports(outline: &Outline<'_>) -> Result<(), ModuleError> {
+    if outline.export(abi::STACK_LEFT).is_some() {
+        let problem = "is the host's own: give that export another name".to_owned();
+        return Err(ModuleError::Export { name: abi::STACK_LEFT, problem });
+    }
     check_entry(outline, abi::APPLY, true)?;
     check_entry(outline, abi::QUERY, true)?;
     check_entry(outline, abi::MIGRATE, false)?;
@@ -291,6 +228,8 @@ fn check_counts(outline: &Outline<'_>) -> Result<(), ModuleError> {
     const SPLIT: &str = "a plugin of that size is several plugins";
     at_most("the number of functions", outline.functions.len() as u64, MAX_FUNCTIONS, SPLIT)?;
     at_most("the number of globals", outline.globals, MAX_GLOBALS, SPLIT)?;
+    at_most("the number of types", outline.types.len() as u64, MAX_TYPES, SPLIT)?;
+    at_most("the number of exports", outline.exports.len() as u64, MAX_EXPORTS, SPLIT)?;
     at_most("the number of tables", outline.tables.len() as u64, MAX_TABLES, SPLIT)?;
     for table in &outline.tables {
         let limit = MAX_TABLE_ELEMENTS as u64;
@@ -306,8 +245,7 @@ fn check_functions(outline: &Outline<'_>) -> Result<(), ModuleError> {
         let index = imported + position;
         let bytes = body.range().len() as u64;
         at_most(&format!("the size of function {index}"), bytes, MAX_FUNCTION_BYTES, OPTIMISE)?;
-        let locals =
-            count_locals(body).map_err(|e| ModuleError::Invalid(e.message().to_owned()))?;
+        let locals = count_locals(body).map_err(invalid)?;
         at_most(
             &format!("the number of locals of function {index}"),
             locals,
@@ -316,6 +254,32 @@ fn check_functions(outline: &Outline<'_>) -> Result<(), ModuleError> {
         )?;
     }
     Ok(())
+}
+
+/// Together with the limit on recursion, this is less than the native stack that plugins run on.
+fn check_stack(stack: &StackPlan) -> Result<(), ModuleError> {
+    let (merges, function) = stack.most_merges;
+    at_most(
+        &format!(
+            "the number of locals that the blocks of function {function} set, over all blocks,"
+        ),
+        merges,
+        MAX_MERGES,
+        "split the function",
+    )?;
+    let (bytes, function) = stack.largest_frame;
+    at_most(
+        &format!("the stack frame of function {function}, as the host reckons it in bytes,"),
+        bytes,
+        MAX_FRAME_BYTES,
+        "split the function",
+    )?;
+    at_most(
+        "the stack that nested calls take without recursion, as the host reckons it in bytes,",
+        stack.others_bytes,
+        MAX_STRAIGHT_STACK_BYTES,
+        "let functions call each other less deeply, or split those with many variables",
+    )
 }
 
 fn count_locals(body: &FunctionBody<'_>) -> wasmparser::Result<u64> {

@@ -15,7 +15,9 @@ use wasmtime::{
 use super::check::MAX_TABLES;
 use super::error::HostError;
 use super::executor::MAX_INSTANCES_PER_EXECUTOR;
-use super::limits::MAX_TABLE_ELEMENTS;
+use super::limits::{
+    MAX_FRAME_BYTES, MAX_RECURSION_BYTES, MAX_STRAIGHT_STACK_BYTES, MAX_TABLE_ELEMENTS,
+};
 use super::state::GuestState;
 use super::{fuel, host_calls};
 
@@ -32,9 +34,12 @@ pub(super) const FEATURES: WasmFeatures = WasmFeatures::FLOATS
     .union(WasmFeatures::REFERENCE_TYPES)
     .union(WasmFeatures::SIMD);
 
-/// Native stack for plugin code. A thread that runs plugins needs this and 256 KiB for the host's
-/// own frames on top; the standard library's 2 MiB are plenty.
-const MAX_WASM_STACK_BYTES: usize = 512 << 10;
+/// Native stack for plugin code: all that the reckoned limits on frames allow, and a little for
+/// getting in. So the limits, which are the same everywhere, are always reached first. A thread that
+/// runs plugins needs this and 256 KiB for the host's own frames on top, so 4 MiB.
+const MAX_WASM_STACK_BYTES: usize = MAX_RECURSION_BYTES as usize
+    + (MAX_STRAIGHT_STACK_BYTES + MAX_FRAME_BYTES) as usize
+    + (64 << 10);
 
 /// Address space per linear memory. With 4 GiB and a guard, no 32-bit address can leave it, so that
 /// compiled code needs no bounds checks.
@@ -141,9 +146,10 @@ fn meaning(config: &mut Config) {
     config.epoch_interruption(false);
     // The bits of a NaN are the one thing in WebAssembly that the CPU may choose.
     config.cranelift_nan_canonicalization(true);
-    // How deep recursion goes before it traps follows from this and from the size of compiled
-    // frames, so from the code generation below.
+    // Never reached: how deep recursion goes is counted in the code itself.
     config.max_wasm_stack(MAX_WASM_STACK_BYTES);
+    // For a way of calling that nobody uses; wasmtime wants it to be no less.
+    config.async_stack_size(MAX_WASM_STACK_BYTES);
 }
 
 /// How code is generated.
@@ -152,7 +158,7 @@ fn code(config: &mut Config) -> wasmtime::Result<()> {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     fixed_cpu(config)?;
     config.cranelift_opt_level(OptLevel::Speed);
-    // Inlining changes frame sizes from one version of its heuristics to the next.
+    // Inlining makes frames larger than they are reckoned from one function.
     config.compiler_inlining(Inlining::No);
     config.parallel_compilation(true);
     // Nobody reads a plugin's native frames: no unwind tables to register, no backtraces to walk at
@@ -166,7 +172,7 @@ fn code(config: &mut Config) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// One CPU for all nodes, x86-64-v2 (any since 2009): the same machine code and frame sizes on each.
+/// One CPU for all nodes, x86-64-v2 (any since 2009): the same machine code on each.
 ///
 /// Naming the target switches off the detection of CPU features. Plain x86-64 would do as well, but
 /// population counts take twice the time there, and rounding and SIMD shuffles four times; v3 gains

@@ -113,6 +113,12 @@ pub enum HostError {
         /// The refusal.
         source: wasmtime::Error,
     },
+    /// Frames were larger than they are reckoned, so that native code met its end first.
+    #[error(
+        "the native stack ended before the plugin's limit on recursion was reached: a defect of the \
+         host, whose reckoning of stack frames is too low for this module"
+    )]
+    NativeStack,
     /// wasmtime failed in a way that no plugin can cause.
     #[error("wasmtime failed: {0}")]
     Wasmtime(#[source] wasmtime::Error),

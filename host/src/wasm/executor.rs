@@ -59,7 +59,7 @@ pub enum Reuse {
     Never,
 }
 
-/// Runs plugins on one thread, which needs at least 1 MiB of stack.
+/// Runs plugins on one thread, which needs at least 4 MiB of stack.
 pub struct Executor {
     _seat: Seat,
     reuse: Reuse,
@@ -201,7 +201,10 @@ impl Executor {
             }
         }
         match Instance::new(module, limits) {
-            Ok(instance) => Ok(Some(instance)),
+            Ok(mut instance) => {
+                instance.halve_stack();
+                Ok(Some(instance))
+            }
             Err(Ended::Plugin(_)) => Ok(None),
             Err(Ended::Host(error)) => Err(error),
         }

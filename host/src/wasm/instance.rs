@@ -1,11 +1,11 @@
 //! One instance of a plugin: how it comes to be, how a batch runs through it, how it ends.
 
-use wasmtime::{Store, Trap, TypedFunc};
+use wasmtime::{Global, Store, Trap, TypedFunc, Val};
 
 use super::abi;
 use super::error::{FailureKind, HostError, PluginFailure, Stop};
 use super::fuel;
-use super::limits::Limits;
+use super::limits::{Limits, MAX_RECURSION_BYTES};
 use super::module::PluginModule;
 use super::state::{Entry, GuestState, Job, Phase};
 
@@ -35,6 +35,10 @@ pub(super) struct Instance {
     apply: TypedFunc<(), ()>,
     query: TypedFunc<(), ()>,
     migrate: Option<TypedFunc<(), ()>>,
+    /// Counts the stack that recursion has left, if there is any in the module.
+    stack_left: Option<Global>,
+    /// What it starts with.
+    recursion_bytes: u32,
 }
 
 impl Instance {
@@ -59,7 +63,9 @@ impl Instance {
             None
         };
         store.data_mut().memory = instance.get_memory(&mut store, abi::MEMORY);
-        Ok(Instance { store, apply, query, migrate })
+        let stack_left = instance.get_global(&mut store, abi::STACK_LEFT);
+        let recursion_bytes = MAX_RECURSION_BYTES;
+        Ok(Instance { store, apply, query, migrate, stack_left, recursion_bytes })
     }
 
     /// Linear memory it holds now, in bytes.
@@ -72,6 +78,11 @@ impl Instance {
         let state = self.store.data_mut();
         state.fuel_per_command = limits.fuel_per_command;
         state.limiter.memory_bytes = limits.memory_bytes;
+    }
+
+    /// Allows half of the recursion: what goes for fuel and memory goes for the stack.
+    pub(super) fn halve_stack(&mut self) {
+        self.recursion_bytes = MAX_RECURSION_BYTES / 2;
     }
 
     /// Enters the export once with the rest of the job, and takes back what is left.
@@ -95,6 +106,9 @@ impl Instance {
         state.phase = Phase::Idle;
         let (entry, fuel) = (state.job.entry, state.fuel_per_command);
         self.store.set_fuel(fuel)?;
+        if let Some(stack_left) = self.stack_left {
+            stack_left.set(&mut self.store, Val::I32(self.recursion_bytes as i32))?;
+        }
         match entry {
             Entry::Apply => self.apply.call(&mut self.store, ()),
             Entry::Query => self.query.call(&mut self.store, ()),
@@ -105,9 +119,16 @@ impl Instance {
         }
     }
 
+    /// Whether the last visit ended in a guard's trap: nothing runs on once the counter is below zero.
+    fn is_too_deep(&mut self) -> bool {
+        let left = self.stack_left.map(|left| left.get(&mut self.store));
+        matches!(left, Some(Val::I32(left)) if left < 0)
+    }
+
     /// Brings the state to rest: no command open, its fate decided.
     fn settle(&mut self, outcome: wasmtime::Result<()>) -> Result<Visit, HostError> {
         let left = self.store.get_fuel().unwrap_or(0);
+        let too_deep = self.is_too_deep();
         let state = self.store.data_mut();
         if state.phase == Phase::Running {
             state.job.fuel += state.fuel_per_command.saturating_sub(left);
@@ -118,7 +139,14 @@ impl Instance {
             }
             return Ok(Visit::Returned);
         };
-        match classify(error, state.fuel_per_command) {
+        let ended = match classify(error, state.fuel_per_command) {
+            Ended::Plugin(_) if too_deep => {
+                let message = "the call stack is exhausted";
+                Ended::Plugin(PluginFailure::of(FailureKind::CallDepth, message))
+            }
+            ended => ended,
+        };
+        match ended {
             Ended::Host(error) => Err(error),
             Ended::Plugin(_) if state.phase == Phase::Over => Ok(Visit::TrappedAfterTheEnd),
             Ended::Plugin(failure) => {
@@ -145,7 +173,7 @@ fn classify(error: wasmtime::Error, fuel_per_command: u64) -> Ended {
             let message = fuel::exhausted_message(fuel_per_command);
             return Ended::Plugin(PluginFailure::of(FailureKind::OutOfFuel, message));
         }
-        Trap::StackOverflow => (FailureKind::CallDepth, "the call stack is exhausted"),
+        Trap::StackOverflow => return Ended::Host(HostError::NativeStack),
         Trap::MemoryOutOfBounds => (FailureKind::Trap, "access outside memory"),
         Trap::TableOutOfBounds => (FailureKind::Trap, "access outside a table"),
         Trap::IndirectCallToNull => (FailureKind::Trap, "call of an empty table element"),

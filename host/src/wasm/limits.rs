@@ -17,6 +17,17 @@ pub(super) const MAX_LOG_LINES_PER_SECOND: u32 = 100;
 /// Elements that one table may have.
 pub(super) const MAX_TABLE_ELEMENTS: usize = 100_000;
 
+/// What the frames of functions that can come to call themselves may take of the native stack, as
+/// the host reckons it, in bytes. A small function is reckoned at 200, an ordinary one at 1,000.
+pub(super) const MAX_RECURSION_BYTES: u32 = 2 << 20;
+/// What all other functions on the stack may take together.
+pub(super) const MAX_STRAIGHT_STACK_BYTES: u64 = 512 << 10;
+/// What one function may take: the last one before recursion ends is on the stack already.
+pub(super) const MAX_FRAME_BYTES: u64 = 512 << 10;
+
+/// Values that may meet at the blocks of one function: see the checks.
+pub(super) const MAX_MERGES: u64 = 50_000;
+
 /// Limits for one command, all replicas of a shard alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -1,6 +1,7 @@
 //! The custom section `raftkv`: what a plugin says about itself.
 
 use super::abi;
+use super::check::shown;
 use super::error::ModuleError;
 
 const MAX_NAME_CHARS: usize = 64;
@@ -25,7 +26,7 @@ impl Manifest {
         // First, because another ABI may well have other rules for the rest.
         let abi = fields.need("abi")?;
         if abi != abi::ABI_VERSION {
-            return Err(ModuleError::Abi { found: abi.to_owned() });
+            return Err(ModuleError::Abi { found: shown(abi) });
         }
         let name = fields.need("name")?;
         check_name(name)?;
@@ -47,9 +48,11 @@ impl<'a> Fields<'a> {
         let mut fields = Fields(Vec::new());
         for line in lines.split('\n') {
             let Some((key, value)) = line.split_once('=') else {
+                let line = shown(line);
                 return Err(wrong(format!("the line {line:?} is not `key=value`")));
             };
             if fields.get(key).is_some() {
+                let key = shown(key);
                 return Err(wrong(format!(
                     "`{key}` occurs twice; are two plugins linked into one module?"
                 )));
@@ -82,6 +85,7 @@ fn check_name(name: &str) -> Result<(), ModuleError> {
     if is_plugin_name(name) {
         return Ok(());
     }
+    let name = shown(name);
     Err(wrong(format!("the name {name:?} is not 1 to 64 characters of a-z, 0-9, - and _")))
 }
 
@@ -98,6 +102,7 @@ fn check_version(version: &str) -> Result<(), ModuleError> {
     if valid {
         return Ok(());
     }
+    let version = shown(version);
     Err(wrong(format!("the version {version:?} is not a semantic version such as 1.2.3")))
 }
 

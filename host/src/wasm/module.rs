@@ -9,9 +9,10 @@ use wasmtime::{InstancePre, Module};
 use super::check::{self, ModuleInfo};
 use super::engine::PluginEngine;
 use super::error::ModuleError;
+use super::instrument::instrument;
 use super::state::GuestState;
 
-/// A module's name in the whole system: the SHA-256 of its bytes.
+/// A module's name in the whole system: the SHA-256 of its bytes, as they were uploaded.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModuleHash(pub [u8; 32]);
 
@@ -53,9 +54,11 @@ impl PluginModule {
     /// # Errors
     /// [`ModuleError`] says what is the matter with the module and how to get rid of it.
     pub fn compile(engine: &PluginEngine, bytes: &[u8]) -> Result<PluginModule, ModuleError> {
-        check::check(bytes)?;
-        let code = instrument(bytes);
-        let module = Module::from_binary(engine.engine(), code).map_err(ModuleError::Compile)?;
+        let check::Examined { outline, stack, .. } = check::examine(bytes)?;
+        let limited = instrument(bytes, &outline, &stack)
+            .map_err(|error| ModuleError::Invalid(error.message().to_owned()))?;
+        let module =
+            Module::from_binary(engine.engine(), &limited).map_err(ModuleError::Compile)?;
         PluginModule::of(engine, bytes, &module)
     }
 
@@ -102,13 +105,4 @@ impl fmt::Debug for PluginModule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PluginModule({}, {})", self.inner.label, self.inner.hash)
     }
-}
-
-/// The seam between checking and compiling, for a pass that counts calls and traps at a fixed depth.
-///
-/// Until there is one, depth is bounded by wasmtime's own check of the native stack. That traps at
-/// the same depth wherever the same wasmtime generates code for the same target with our settings,
-/// but not across architectures, so a cluster has to be all x86-64 or all aarch64.
-fn instrument(bytes: &[u8]) -> &[u8] {
-    bytes
 }

@@ -3,17 +3,20 @@
 //! Exit codes: 0 done; 1 the plugin is not as it should be: it does not compile, a node would refuse
 //! it, or its results depend on more than they may; 2 wrong usage; 3 it cannot be done here.
 
+mod report;
+
 use std::{
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use raft_kv::{
     author::{
-        commands,
+        bench, commands,
         determinism::{self, Came},
         project::{self, ProjectError},
         toolchain::{self, BuildError},
@@ -70,6 +73,37 @@ enum Action {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Measure a module on a database in a temporary folder, as a node runs it
+    Bench(Measure),
+}
+
+#[derive(Debug, Args)]
+struct Measure {
+    /// The module
+    module: PathBuf,
+    /// Commands, one a line, as text or as hex:00ff
+    #[arg(long, default_value = "commands.txt")]
+    commands: PathBuf,
+    /// Queries in such a file; the commands unless given
+    #[arg(long)]
+    queries: Option<PathBuf>,
+    /// How long each of the measurements takes
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Commands of a large batch
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..=4096))]
+    batch: u16,
+    /// How to tell
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    /// A table for people
+    Text,
+    /// One object
+    Json,
 }
 
 /// Why it ends without success.
@@ -121,6 +155,7 @@ fn run(action: Action) -> Result<(), Failure> {
         Action::Test { module, commands, determinism, seed } => {
             test(&module, &commands, determinism.then_some(seed))
         }
+        Action::Bench(measure) => measured(&measure),
     }
 }
 
@@ -180,8 +215,28 @@ fn test(path: &Path, commands: &Path, seed: Option<u64>) -> Result<(), Failure> 
     }
 }
 
+fn measured(measure: &Measure) -> Result<(), Failure> {
+    let engine = engine()?;
+    let (_, module) = load(&measure.module, &engine)?;
+    let read = |path: &Path| commands::read(path).map_err(|e| Failure::Usage(e.to_string()));
+    let commands = read(&measure.commands)?;
+    let queries = measure.queries.as_deref().map(read).transpose()?;
+    let plan = bench::Plan {
+        module: &module,
+        commands: &commands,
+        queries: queries.as_deref().unwrap_or(&commands),
+        batch: measure.batch.into(),
+        time: Duration::from_secs(measure.seconds),
+    };
+    let report = bench::run(&engine, &plan).map_err(|error| Failure::Here(error.to_string()))?;
+    say(&match measure.output {
+        Output::Text => report::text(&module.info().manifest, &report),
+        Output::Json => report::json(&module.info().manifest, &report),
+    })
+}
+
 fn engine() -> Result<PluginEngine, Failure> {
-    PluginEngine::new(2).map_err(|error| Failure::Here(error.to_string()))
+    PluginEngine::new(4).map_err(|error| Failure::Here(error.to_string()))
 }
 
 fn load(path: &Path, engine: &PluginEngine) -> Result<(Vec<u8>, PluginModule), Failure> {

@@ -4,5 +4,7 @@ mod batching;
 mod behaviour;
 mod costs;
 mod failures;
+mod hostile;
+mod recursion;
 mod refusals;
 pub(crate) mod support;
