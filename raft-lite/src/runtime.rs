@@ -189,8 +189,11 @@ impl MultiRaft {
         if let Some(error) = self.refusal(group) {
             return reply(Err(error));
         }
-        // One without commands takes up room while it waits, too.
-        let bytes = commands.iter().map(Command::size).sum::<usize>().max(PendingRead::BYTES);
+        let bytes = match commands.is_empty() {
+            // It takes up room while it waits, too.
+            true => PendingRead::BYTES,
+            false => commands.iter().map(Command::size).sum(),
+        };
         let Some(permit) = self.budget.take(bytes) else {
             return reply(Err(RequestError::Overloaded));
         };

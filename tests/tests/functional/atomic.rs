@@ -4,7 +4,7 @@ use futures::future::join_all;
 use raft_kv_client::{AtomicOutcome, Error, Operation, Outcome, RaftKVClient, Version};
 use raft_kv_plugin_kv::protocol::failure::NOT_A_NUMBER;
 use raft_kv_proto::v1::{self, AtomicRequest, compare::Condition, error_detail::Detail};
-use raft_kv_tests::{cli, grpc, shared_node};
+use raft_kv_tests::{Node, cli, grpc, shared_node};
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -194,14 +194,15 @@ async fn transfers_that_race_keep_the_sum() {
     assert_eq!(sum().await, 40);
 }
 
-fn post(body: &Value) -> (u16, Value) {
-    let answer = shared_node().http().request("POST", "/kv-atomic", body.to_string().as_bytes());
-    let answer = answer.unwrap();
+fn post(node: &Node, body: &Value) -> (u16, Value) {
+    let body = body.to_string();
+    let answer = node.http().request("POST", "/kv-atomic", body.as_bytes()).unwrap();
     (answer.status, answer.json())
 }
 
 #[test]
 fn over_http_a_request_is_json() {
+    let node = shared_node();
     let asked = json!({
         "compares": [{"key": "{atomic/http}a", "exists": false}],
         "operations": [
@@ -215,7 +216,7 @@ fn over_http_a_request_is_json() {
             {"delete": {"key": "{atomic/http}n"}},
         ],
     });
-    let (status, answer) = post(&asked);
+    let (status, answer) = post(&node, &asked);
     assert_eq!((status, &answer["held"]), (200, &json!(true)), "{answer}");
     let results = answer["results"].as_array().unwrap();
     let version = results[0]["version"].as_str().unwrap();
@@ -227,20 +228,21 @@ fn over_http_a_request_is_json() {
         (&json!("v"), Some(3_600_000))
     );
     assert_eq!(results[7], json!({"existed": true}));
-    let (status, answer) = post(&asked);
+    let (status, answer) = post(&node, &asked);
     assert_eq!(status, 200);
     let failed = json!({"held": false, "failed": {"compare": 0, "version": version}});
     assert_eq!(answer, failed);
     for version in [json!(version), json!(version.parse::<u64>().unwrap())] {
         let compares = json!([{"key": "{atomic/http}a", "version": version}]);
         let get = json!([{"get": {"key": "{atomic/http}a"}}]);
-        let (_, answer) = post(&json!({"compares": compares, "operations": get}));
+        let (_, answer) = post(&node, &json!({"compares": compares, "operations": get}));
         assert_eq!(answer["held"], true, "{answer}");
     }
 }
 
 #[test]
 fn over_http_what_makes_no_sense_is_refused_with_its_place() {
+    let node = shared_node();
     let get = json!({"get": {"key": "k"}});
     for (asked, said) in [
         (json!({}), "operations"),
@@ -254,12 +256,12 @@ fn over_http_what_makes_no_sense_is_refused_with_its_place() {
         (json!({"operations": [get], "compares": [{"key": "k", "version": "x"}]}), "no version"),
         (json!({"operations": [get, {"get": {"key": "l"}}]}), "{tag}"),
     ] {
-        let (status, answer) = post(&asked);
+        let (status, answer) = post(&node, &asked);
         assert_eq!(status, 400, "{asked}: {answer}");
         let message = answer["error"]["message"].as_str().unwrap();
         assert!(message.contains(said), "{asked}: {message}");
     }
-    let answer = shared_node().http().request("POST", "/kv-atomic", b"no JSON").unwrap();
+    let answer = node.http().request("POST", "/kv-atomic", b"no JSON").unwrap();
     assert_eq!((answer.status, answer.error().0.as_str()), (400, "invalid_argument"));
 }
 

@@ -121,6 +121,7 @@ async fn a_batch_puts_and_gets_times_to_live() {
 async fn the_time_goes_on_through_a_restart() {
     let mut node = idle_node();
     node.client().await.put_with_ttl("k", "v", TTL).await.unwrap();
+    node.kill();
     node.restart();
     let client = node.client().await;
     eventually("the key to be gone", GONE_WITHIN, async || {
