@@ -263,14 +263,12 @@ fn type_section(count: usize) -> String {
 }
 
 fn exports(count: usize) -> String {
-    let all: String = (0..count).map(|i| format!(r#"(export "e{i}" (func 0))"#)).collect();
-    all
+    (0..count).map(|i| format!(r#"(export "e{i}" (func 0))"#)).collect()
 }
 
 /// Functions that each call the next one.
 fn chain(count: usize) -> String {
-    let links = (0..count).map(|i| format!("(func $c{i} (call $c{}))", i + 1));
-    let links: String = links.collect();
+    let links: String = (0..count).map(|i| format!("(func $c{i} (call $c{}))", i + 1)).collect();
     // Only what an entry reaches is counted.
     format!("{links} (func $c{count}) (func (export \"migrate\") (call $c0))")
 }
