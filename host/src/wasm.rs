@@ -38,7 +38,7 @@
 //! its batches. [`Reuse::Never`] runs every command on its own instance (3 to 4 µs each), so that a
 //! dry run can compare; the shards' rolling hash finds the rest.
 //!
-//! How deep calls may nest is counted by the code itself ([`instrument`]), so that it is the same on
+//! How deep calls may nest is counted by the code itself (`instrument`), so that it is the same on
 //! every architecture, and the native stack is larger than all that this allows.
 //!
 //! # What stops a replica

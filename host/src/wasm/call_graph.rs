@@ -25,6 +25,8 @@ pub(super) struct StackPlan {
     pub(super) largest_frame: (u64, u32),
     /// The most values that can meet in one function, and which.
     pub(super) most_merges: (u64, u32),
+    /// What it takes to compile all of them: the time grows with the square of such values.
+    pub(super) merging_work: u64,
 }
 
 impl StackPlan {
@@ -40,6 +42,8 @@ impl StackPlan {
         let mut plan = StackPlan::default();
         for (index, function) in (imported as u32..).zip(&code.functions) {
             plan.most_merges = plan.most_merges.max((function.merges, index));
+            let work = function.merges.saturating_mul(function.merges);
+            plan.merging_work = plan.merging_work.saturating_add(work);
         }
         let mut below = vec![0; successors.len()];
         for component in components(&successors) {

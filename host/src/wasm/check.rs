@@ -10,7 +10,9 @@ use super::abi;
 use super::call_graph::StackPlan;
 use super::engine::FEATURES;
 use super::error::ModuleError;
-use super::limits::{MAX_FRAME_BYTES, MAX_MERGES, MAX_STRAIGHT_STACK_BYTES, MAX_TABLE_ELEMENTS};
+use super::limits::{
+    MAX_FRAME_BYTES, MAX_MERGES, MAX_MERGING_WORK, MAX_STRAIGHT_STACK_BYTES, MAX_TABLE_ELEMENTS,
+};
 use super::manifest::Manifest;
 use super::outline::Outline;
 
@@ -266,6 +268,12 @@ fn check_stack(stack: &StackPlan) -> Result<(), ModuleError> {
         merges,
         MAX_MERGES,
         "split the function",
+    )?;
+    at_most(
+        "the square of the number of locals that the blocks of a function set, over all functions,",
+        stack.merging_work,
+        MAX_MERGING_WORK,
+        "split the functions that have many blocks and locals",
     )?;
     let (bytes, function) = stack.largest_frame;
     at_most(

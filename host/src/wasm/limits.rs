@@ -27,6 +27,8 @@ pub(super) const MAX_FRAME_BYTES: u64 = 512 << 10;
 
 /// Values that may meet at the blocks of one function: see the checks.
 pub(super) const MAX_MERGES: u64 = 50_000;
+/// The squares of these, added up over all functions: about a minute of the compiler's.
+pub(super) const MAX_MERGING_WORK: u64 = 5_000_000_000;
 
 /// Limits for one command, all replicas of a shard alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! The parts of a module that the checks and the reckoning of its stack look at.
 
 use wasmparser::{
-    CompositeInnerType, ConstExpr, ElementItems, ExternalKind, FuncType, FunctionBody, MemoryType,
-    Operator, Parser, Payload, TableInit, TableType, TypeRef,
+    CompositeInnerType, ConstExpr, ElementItems, ElementSectionReader, ExternalKind, FuncType,
+    FunctionBody, MemoryType, Operator, Parser, Payload, TableInit, TableType, TypeRef,
 };
 
 use super::abi;
@@ -85,22 +85,7 @@ impl<'a> Outline<'a> {
                     self.refer(&global?.init_expr)?;
                 }
             }
-            Payload::ElementSection(segments) => {
-                for segment in segments {
-                    match segment?.items {
-                        ElementItems::Functions(functions) => {
-                            for function in functions {
-                                self.referenced.push(function?);
-                            }
-                        }
-                        ElementItems::Expressions(_, elements) => {
-                            for element in elements {
-                                self.refer(&element?)?;
-                            }
-                        }
-                    }
-                }
-            }
+            Payload::ElementSection(segments) => self.add_elements(segments)?,
             Payload::ExportSection(exports) => {
                 for export in exports {
                     let export = export?;
@@ -110,6 +95,24 @@ impl<'a> Outline<'a> {
             Payload::StartSection { .. } => self.has_start = true,
             Payload::CodeSectionEntry(body) => self.bodies.push(body),
             _ => {}
+        }
+        Ok(())
+    }
+
+    fn add_elements(&mut self, segments: ElementSectionReader<'a>) -> wasmparser::Result<()> {
+        for segment in segments {
+            match segment?.items {
+                ElementItems::Functions(functions) => {
+                    for function in functions {
+                        self.referenced.push(function?);
+                    }
+                }
+                ElementItems::Expressions(_, elements) => {
+                    for element in elements {
+                        self.refer(&element?)?;
+                    }
+                }
+            }
         }
         Ok(())
     }

@@ -13,13 +13,19 @@ use tokio::time::timeout;
 use crate::module::{failure, hostile_node};
 
 /// Commands that fail, how, and words that the message names the cause with.
-const FAILING: [(&str, Kind, &str); 15] = [
+const FAILING: [(&str, Kind, &str); 21] = [
     ("t", Kind::Trap, "unreachable"),
     ("m", Kind::Trap, "memory"),
     ("d", Kind::Trap, "zero"),
     ("i", Kind::Trap, ""),
     ("l", Kind::OutOfFuel, "fuel"),
     ("r", Kind::CallDepth, "call"),
+    ("P", Kind::CallDepth, "call"),
+    ("I", Kind::CallDepth, "call"),
+    ("z", Kind::OutOfFuel, "fuel"),
+    ("s", Kind::OutOfFuel, "fuel"),
+    ("G", Kind::OutOfFuel, "fuel"),
+    ("S", Kind::BadCall, "16 scans"),
     ("g", Kind::MemoryLimit, "memory"),
     ("o", Kind::BadCall, "outside the memory"),
     ("O", Kind::BadCall, "outside the memory"),

@@ -22,10 +22,16 @@ const BEHAVIOURS: &[(char, &str)] = &[
     // Takes what it can get.
     ('l', "(loop $again (br $again))"),
     ('r', "(call $recurse)"),
+    ('P', "(call $ping)"),
+    ('I', "(call $by_table)"),
+    ('z', "(loop $again (memory.fill (i32.const 0) (i32.const 0) (i32.const 200000)) (br $again))"),
+    ('s', "(loop $again (call $open) (call $scan_close (i32.const 0)) (br $again))"),
+    ('G', "(loop $again (call $log (i32.const 2) (i32.const 0) (i32.const 17)) (br $again))"),
     ('g', "(loop $again (drop (memory.grow (i32.const 16))) (br $again))"),
     // Breaks the ABI.
     ('o', "(call $put (i32.const 0x7fffff00) (i32.const 512) (i32.const 0) (i32.const 1))"),
     ('O', "(call $respond (i32.const -1) (i32.const -1))"),
+    ('S', "(loop $again (call $open) (br $again))"),
     ('h', "(drop (call $scan_next (i32.const 77) (i32.const 1024) (i32.const 64)))"),
     ('k', "(call $put (i32.const 1024) (i32.const 65600) (i32.const 0) (i32.const 1))"),
     // Says no, in its own words or in its last ones.
@@ -57,6 +63,9 @@ const HEAD: &str = r#"
     (import "raftkv_v1" "get" (func $get (param i32 i32 i32 i32) (result i64)))
     (import "raftkv_v1" "put" (func $put (param i32 i32 i32 i32)))
     (import "raftkv_v1" "scan_next" (func $scan_next (param i32 i32 i32) (result i64)))
+    (import "raftkv_v1" "scan_open" (func $scan_open (param i32 i32 i32 i32 i32) (result i32)))
+    (import "raftkv_v1" "scan_close" (func $scan_close (param i32)))
+    (import "raftkv_v1" "log" (func $log (param i32 i32 i32)))
     (import "raftkv_v1" "respond" (func $respond (param i32 i32)))
     (import "raftkv_v1" "fail" (func $fail (param i32 i32 i32)))
     (import "raftkv_v1" "abort" (func $abort (param i32 i32)))
@@ -94,6 +103,13 @@ const HEAD: &str = r#"
                 (local.tee $rounds (i32.sub (local.get $rounds) (i32.const 1))))))
 
     (func $recurse (call $recurse) (call $recurse))
+    (func $ping (call $pong))
+    (func $pong (call $ping))
+    (elem (i32.const 0) $by_table)
+    (func $by_table (call_indirect (type $entry) (i32.const 0)))
+    (func $open
+        (drop (call $scan_open
+            (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1) (i32.const 0))))
 "#;
 
 const TAIL: &str = r#"

@@ -1,15 +1,13 @@
-//! Modules made to do harm, one a name: each is refused when it is uploaded, or fails alone at run
-//! time, in a known way and soon, while commands before and after it work.
+//! Modules made to do harm, one a name: each is refused when it is uploaded, with its reason and soon.
 
 use std::time::{Duration, Instant};
 
 use super::support::*;
 use crate::wasm::check::examine;
-use crate::wasm::limits::{MAX_FRAME_BYTES, MAX_MERGES, MAX_STRAIGHT_STACK_BYTES};
-use crate::wasm::{
-    Call, Executor, FailureKind, Limits, MAX_MODULE_BYTES, ModuleError, PluginEngine, PluginModule,
-    QueryResult, Reuse, check_module,
+use crate::wasm::limits::{
+    MAX_FRAME_BYTES, MAX_MERGES, MAX_MERGING_WORK, MAX_STRAIGHT_STACK_BYTES,
 };
+use crate::wasm::{MAX_MODULE_BYTES, ModuleError, PluginModule, check_module};
 
 /// Time within which each of them has to be done with. Generous: what it is to tell apart from is
 /// minutes.
@@ -41,20 +39,25 @@ fn with_section(section: &str) -> Vec<u8> {
     wat::parse_str(format!("(module {section} {ENTRIES} {MEMORY})")).unwrap()
 }
 
-/// Modules that no node may take.
-fn refused_modules() -> Vec<(&'static str, Vec<u8>, Refused)> {
+/// A module that no node may take: its name, its bytes, and why.
+type Case = (&'static str, Vec<u8>, Refused);
+
+/// What is no core module at all.
+fn no_modules() -> Vec<Case> {
     use Refused::*;
-    let manifest = |text: &str| with_section(&format!(r#"(@custom "raftkv" "{text}")"#));
-    let import = |fields: &str| module_bytes(&format!("{fields} {ENTRIES} {MEMORY}"));
-    let nested = format!("{}{}", "block ".repeat(600_000), "end ".repeat(600_000));
-    let table =
-        format!("(func (param i32) (block (br_table {} (local.get 0))))", "0 ".repeat(1 << 21));
     vec![
         ("empty file", Vec::new(), Invalid),
         ("text instead of a module", b"(module)".to_vec(), Invalid),
         ("100 MB", vec![0; 100_000_000], Other("`wasm-opt -Oz --strip-debug`")),
         ("component", wat::parse_str("(component)").unwrap(), Other("component")),
-        // The custom section.
+    ]
+}
+
+/// Custom sections.
+fn wrong_sections() -> Vec<Case> {
+    use Refused::*;
+    let manifest = |text: &str| with_section(&format!(r#"(@custom "raftkv" "{text}")"#));
+    vec![
         ("no custom section", with_section(""), Other("no custom section")),
         ("two custom sections", with_section(&MANIFEST.repeat(2)), Manifest("more than once")),
         ("section that is no text", manifest("\\ff\\fe\\n"), Manifest("not UTF-8")),
@@ -74,7 +77,14 @@ fn refused_modules() -> Vec<(&'static str, Vec<u8>, Refused)> {
             manifest(&format!("name={}\\nversion=1.0.0\\nabi=1\\n", "a".repeat(1 << 20))),
             Manifest("1 to 64"),
         ),
-        // Imports.
+    ]
+}
+
+/// Imports.
+fn wrong_imports() -> Vec<Case> {
+    use Refused::*;
+    let import = |fields: &str| module_bytes(&format!("{fields} {ENTRIES} {MEMORY}"));
+    vec![
         (
             "WASI",
             import(r#"(import "wasi_snapshot_preview1" "clock_time_get" (func))"#),
@@ -113,7 +123,13 @@ fn refused_modules() -> Vec<(&'static str, Vec<u8>, Refused)> {
             import(&format!(r#"(import "env" "{}" (func))"#, "x".repeat(99_999))),
             Import("undefined symbol"),
         ),
-        // Features.
+    ]
+}
+
+/// Features that the ABI does not allow.
+fn wrong_features() -> Vec<Case> {
+    use Refused::*;
+    vec![
         (
             "threads",
             module_bytes(&format!(r#"{ENTRIES} (memory (export "memory") 1 1 shared)"#)),
@@ -141,7 +157,13 @@ fn refused_modules() -> Vec<(&'static str, Vec<u8>, Refused)> {
         ("exceptions", with_memory("(tag $t) (func (throw $t))"), Feature),
         ("tail calls", with_memory("(func $f (return_call $f))"), Feature),
         ("external references", with_memory("(table 1 externref)"), Feature),
-        // What runs outside of commands, or is not there at all.
+    ]
+}
+
+/// What runs outside of commands, or is not there at all.
+fn wrong_exports() -> Vec<Case> {
+    use Refused::*;
+    vec![
         (
             "start function",
             with_memory("(func $s (loop $l (br $l))) (start $s)"),
@@ -167,7 +189,16 @@ fn refused_modules() -> Vec<(&'static str, Vec<u8>, Refused)> {
             with_memory(r#"(global (export "raftkv:stack-left") (mut i32) (i32.const 0))"#),
             Other("the host's own"),
         ),
-        // What would take long or much to compile, or to start.
+    ]
+}
+
+/// What would take long or much to compile, or to start.
+fn too_much() -> Vec<Case> {
+    use Refused::*;
+    let nested = format!("{}{}", "block ".repeat(600_000), "end ".repeat(600_000));
+    let table =
+        format!("(func (param i32) (block (br_table {} (local.get 0))))", "0 ".repeat(1 << 21));
+    vec![
         (
             "huge initial memory",
             module_bytes(&format!(r#"{ENTRIES} (memory (export "memory") 65536)"#)),
@@ -209,6 +240,7 @@ fn refused_modules() -> Vec<(&'static str, Vec<u8>, Refused)> {
         ),
         ("jump table with millions of entries", with_memory(&table), Limit("the size of function")),
         ("many merging values", merging(300, 300), Limit("blocks of function")),
+        ("merging values in many functions", merging_in(10, 50, 500), Limit("over all functions")),
         ("very many merging values", merging(4_000, 9_000), Limit("blocks of function")),
         ("deep chain of calls", with_memory(&chain(6_000)), Limit("nested calls take")),
         (
@@ -219,26 +251,35 @@ fn refused_modules() -> Vec<(&'static str, Vec<u8>, Refused)> {
     ]
 }
 
+fn refused_modules() -> impl Iterator<Item = Case> {
+    let groups =
+        [no_modules, wrong_sections, wrong_imports, wrong_features, wrong_exports, too_much];
+    groups.into_iter().flat_map(|group| group())
+}
+
 fn type_section(count: usize) -> String {
     // All different, since the text format merges equal ones only if they have no name.
     (0..count).map(|i| format!("(type $t{i} (func))")).collect()
 }
 
 fn exports(count: usize) -> String {
-    let all: String = (0..count).map(|i| format!(r#"(export "e{i}" (func 0))"#)).collect();
-    all
+    (0..count).map(|i| format!(r#"(export "e{i}" (func 0))"#)).collect()
 }
 
 /// Functions that each call the next one.
 fn chain(count: usize) -> String {
-    let links = (0..count).map(|i| format!("(func $c{i} (call $c{}))", i + 1));
-    let links: String = links.collect();
+    let links: String = (0..count).map(|i| format!("(func $c{i} (call $c{}))", i + 1)).collect();
     // Only what an entry reaches is counted.
     format!("{links} (func $c{count}) (func (export \"migrate\") (call $c0))")
 }
 
 /// A function whose blocks each merge many locals from two sides.
 fn merging(locals: usize, blocks: usize) -> Vec<u8> {
+    merging_in(1, locals, blocks)
+}
+
+/// So many of them.
+fn merging_in(functions: usize, locals: usize, blocks: usize) -> Vec<u8> {
     let set: String =
         (1..=locals).map(|i| format!("(local.set {i} (i64.load (i32.const {i})))")).collect();
     let targets: String = (0..blocks).map(|i| format!("{i} ")).collect();
@@ -247,7 +288,8 @@ fn merging(locals: usize, blocks: usize) -> Vec<u8> {
         "block ".repeat(blocks),
         "end ".repeat(blocks - 1)
     );
-    with_memory(&format!("(func (param i32) (local {}) {body})", "i64 ".repeat(locals)))
+    let function = format!("(func (param i32) (local {}) {body})", "i64 ".repeat(locals));
+    with_memory(&function.repeat(functions))
 }
 
 #[test]
@@ -276,163 +318,6 @@ fn hostile_modules_are_refused_each_with_its_reason() {
     }
 }
 
-/// What a command comes to, with a node's limits.
-enum Comes {
-    Fails(FailureKind),
-    Succeeds,
-}
-
-/// Bodies of commands, and what they come to. A command that does nothing follows each.
-fn hostile_bodies() -> Vec<(&'static str, &'static str, String, Comes)> {
-    use Comes::*;
-    use FailureKind::*;
-    let (open, one, big) = (
-        "(drop (call $scan_open (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1) (i32.const 0)))",
-        r#"(memory (export "memory") 1)"#,
-        r#"(memory (export "memory") 513)"#,
-    );
-    // 32 MiB a round.
-    let fill = "(memory.fill (i32.const 0) (i32.const 7) (i32.const 0x2000000))";
-    let copy = "(memory.copy (i32.const 0) (i32.const 1) (i32.const 0x2000000))";
-    let init = "(memory.init $d (i32.const 0) (i32.const 0) (i32.const 50000))";
-    let forever = |body: &str| format!("(loop $l {body} (br $l))");
-    let recursive = r#"(memory (export "memory") 1)
-        (table 1 funcref) (elem (i32.const 0) $table)
-        (func $direct (call $direct))
-        (func $ping (call $pong)) (func $pong (call $ping))
-        (func $table (call_indirect (i32.const 0)))"#;
-    let segment = r#"(memory (export "memory") 1) (data $d "SEGMENT")"#;
-    vec![
-        ("endless loop", one, forever(""), Fails(OutOfFuel)),
-        ("endless loop of jumps", one, "(loop $l (br_table $l $l (i32.const 9)))".into(), Fails(OutOfFuel)),
-        ("endless recursion", recursive, "(call $direct)".into(), Fails(CallDepth)),
-        ("endless mutual recursion", recursive, "(call $ping)".into(), Fails(CallDepth)),
-        ("endless recursion by a table", recursive, "(call $table)".into(), Fails(CallDepth)),
-        ("memory bomb", one, forever("(drop (memory.grow (i32.const 1)))"), Fails(MemoryLimit)),
-        ("memory bomb at once", one, "(drop (memory.grow (i32.const 65535)))".into(), Fails(MemoryLimit)),
-        ("filling 32 MiB for ever", big, forever(fill), Fails(OutOfFuel)),
-        ("copying 32 MiB for ever", big, forever(copy), Fails(OutOfFuel)),
-        ("filling all that there is not", one, "(memory.fill (i32.const 0) (i32.const 1) (i32.const -1))".into(), Fails(OutOfFuel)),
-        ("initialising for ever", segment, forever(init), Fails(OutOfFuel)),
-        ("scans without end", one, forever(&format!("{open} (call $scan_close (i32.const 0))")), Fails(OutOfFuel)),
-        ("scans never closed", one, forever(open), Fails(BadCall)),
-        ("16 scans left open", one, open.repeat(16), Succeeds),
-        ("a response of 17 MiB", big, "(call $respond (i32.const 0) (i32.const 0x1100000))".into(), Fails(BadCall)),
-        ("a response of minus one byte", one, "(call $respond (i32.const 0) (i32.const -1))".into(), Fails(BadCall)),
-        ("responding for ever", big, forever("(call $respond (i32.const 0) (i32.const 0x1000000))"), Fails(OutOfFuel)),
-        ("responding twice", one, "(call $respond (i32.const 0) (i32.const 2)) (call $respond (i32.const 0) (i32.const 1))".into(), Succeeds),
-        ("a message of 32 MiB", big, "(call $fail (i32.const 1) (i32.const 0) (i32.const 0x2000000))".into(), Fails(Failed)),
-        ("last words of 32 MiB", big, "(call $abort (i32.const 0) (i32.const 0x2000000))".into(), Fails(Panic)),
-        ("a key too long", big, "(call $put (i32.const 0) (i32.const 65568) (i32.const 0) (i32.const 0))".into(), Fails(BadCall)),
-        ("a key of minus one byte", one, "(call $delete (i32.const 0) (i32.const -1))".into(), Fails(BadCall)),
-        ("a value too large", big, "(call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 9437185))".into(), Fails(BadCall)),
-        ("writing all the time", big, forever("(call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 9000000))"), Fails(OutOfFuel)),
-        ("reading outside memory", one, "(drop (call $get (i32.const 65535) (i32.const 9) (i32.const 0) (i32.const 0)))".into(), Fails(BadCall)),
-        ("reading to outside memory", one, "(drop (call $get (i32.const 0) (i32.const 1) (i32.const -4) (i32.const 8)))".into(), Fails(BadCall)),
-        ("keys by the thousand", big, forever("(drop (call $get_many (i32.const 0) (i32.const 0x1000000) (i32.const 0) (i32.const 0)))"), Fails(OutOfFuel)),
-        ("a log full of lines", one, forever("(call $log (i32.const 3) (i32.const 0) (i32.const 60000))"), Fails(OutOfFuel)),
-        ("a log line of 32 MiB", big, "(call $log (i32.const 3) (i32.const 0) (i32.const 0x2000000))".into(), Succeeds),
-        ("pulling in the middle", one, "(drop (call $next_command (i32.const 4096) (i32.const 4096)))".into(), Succeeds),
-        ("jumping into nowhere", recursive, "(call_indirect (i32.const -1))".into(), Fails(Trap)),
-        ("a table bomb", recursive, forever("(drop (table.grow (ref.null func) (i32.const 5000)))"), Fails(MemoryLimit)),
-        ("dividing by nothing", one, "(drop (i64.rem_s (i64.const 1) (i64.const 0)))".into(), Fails(Trap)),
-    ]
-}
-
-/// The module of a body: one command a call, except that a payload of "well" is answered at once.
-fn hostile(fields: &str, body: &str) -> PluginModule {
-    let fields = fields.replace("SEGMENT", &"x".repeat(50_000));
-    each_with(
-        &fields,
-        &format!(
-            "(if (i32.eq (local.get $n) (i32.const 4)) (then
-               (call $respond (i32.const 4096) (i32.const 4)) (return)))
-             {body}"
-        ),
-    )
-}
-
-/// Runs a well-behaved command, the hostile one, and a well-behaved one, in a batch.
-fn between(module: &PluginModule, reuse: Reuse) -> (Option<FailureKind>, Duration) {
-    let mut executor = Executor::new(engine(), reuse).unwrap();
-    let calls: Vec<Call> = ["well", "", "well"].iter().map(call).collect();
-    let started = Instant::now();
-    let storage = Box::new(TestStorage::default());
-    let outcome = executor.apply(module, &Limits::default(), calls, storage).unwrap();
-    let took = started.elapsed();
-    let [before, hostile, after] = &outcome.results[..] else { panic!("three results") };
-    assert_eq!((before, after), (&ok(b"well"), &ok(b"well")));
-    (hostile.as_ref().err().map(|failure| failure.kind), took)
-}
-
-#[test]
-fn hostile_commands_fail_alone_and_soon() {
-    for (name, fields, body, comes) in hostile_bodies() {
-        let module = hostile(fields, &body);
-        let expected = match comes {
-            Comes::Fails(kind) => Some(kind),
-            Comes::Succeeds => None,
-        };
-        for reuse in [Reuse::Keep, Reuse::Never] {
-            // One that pulls in the middle takes what comes next as its own.
-            if name == "pulling in the middle" && reuse == Reuse::Keep {
-                continue;
-            }
-            let (kind, took) = between(&module, reuse);
-            assert_eq!(kind, expected, "{name}");
-            assert!(took < SOON, "{name} took {took:?}");
-        }
-    }
-}
-
-#[test]
-fn hostile_queries_fail_alone_and_write_nothing() {
-    for (name, fields, body, comes) in hostile_bodies() {
-        let module = hostile(fields, &body);
-        let calls = ["", "well"].iter().map(call).collect();
-        let storage = Box::new(TestStorage::default());
-        let outcome = executor().query(&module, &Limits::default(), None, calls, storage).unwrap();
-        let writes = ["put", "delete"].iter().any(|call| body.contains(&format!("call ${call}")));
-        let kind = match &outcome.results[0] {
-            QueryResult::Done(result) => result.as_ref().err().map(|failure| failure.kind),
-            QueryResult::OverBudget => panic!("{name}: there was no budget"),
-        };
-        let expected = match comes {
-            _ if writes => Some(FailureKind::BadCall),
-            Comes::Fails(kind) => Some(kind),
-            Comes::Succeeds => None,
-        };
-        assert_eq!(kind, expected, "{name}");
-        assert!(TestStorage::back(outcome.storage).rows().is_empty(), "{name}");
-        if name != "pulling in the middle" {
-            assert_eq!(outcome.results[1], QueryResult::Done(ok(b"well")), "{name}");
-        }
-    }
-}
-
-#[test]
-fn migrate_that_traps_or_never_ends_leaves_nothing() {
-    for (body, kind) in
-        [("unreachable", FailureKind::Trap), ("(loop $l (br $l))", FailureKind::OutOfFuel)]
-    {
-        let module = module(&format!(
-            r#"{MEMORY} {ENTRIES} (func (export "migrate")
-               (call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)) {body})"#
-        ));
-        let storage = Box::new(TestStorage::default());
-        let outcome = executor().migrate(&module, &Limits::default(), call(""), storage).unwrap();
-        assert_eq!(outcome.results[0].clone().unwrap_err().kind, kind);
-        assert!(TestStorage::back(outcome.storage).rows().is_empty());
-    }
-}
-
-#[test]
-fn data_for_more_memory_than_there_is_fails_each_command() {
-    let module =
-        each_with(&format!(r#"{MEMORY} (data (i32.const 65000) "{}")"#, "x".repeat(1_000_000)), "");
-    assert_eq!(failure(&module).kind, FailureKind::Trap);
-}
-
 /// A module as compilers make them.
 const REAL: &[u8] = include_bytes!("../../../../plugins/dist/kv.wasm");
 
@@ -456,6 +341,7 @@ fn small_real() -> Vec<u8> {
 fn what_compilers_make_is_far_from_the_limits() {
     let stack = examine(REAL).unwrap().stack;
     assert!(stack.most_merges.0 < MAX_MERGES / 20, "{:?}", stack.most_merges);
+    assert!(stack.merging_work < MAX_MERGING_WORK / 20, "{}", stack.merging_work);
     assert!(stack.largest_frame.0 < MAX_FRAME_BYTES / 20, "{:?}", stack.largest_frame);
     assert!(stack.others_bytes < MAX_STRAIGHT_STACK_BYTES / 20, "{}", stack.others_bytes);
 }
@@ -505,28 +391,6 @@ fn modules_with_random_changes_are_refused_or_compiled_without_panic() {
     assert!(taken > 100, "only {taken} of the changed modules were taken: the test shows little");
 }
 
-/// Each NaN there is comes out with the same bits, whatever it was made from.
-#[test]
-fn nans_have_no_payloads_of_their_own() {
-    let makes = [
-        "(f64.add (f64.const nan:0x123) (f64.const 1))",
-        "(f64.mul (f64.const -nan:0xfff) (f64.const nan:0x1))",
-        "(f64.sqrt (f64.const -1))",
-        "(f64.div (f64.const 0) (f64.const 0))",
-        "(f64.sub (f64.const inf) (f64.const inf))",
-        "(f64.min (f64.const nan:0x77) (f64.const 1))",
-        "(f64.promote_f32 (f32.const nan:0x42))",
-        "(f64x2.extract_lane 0 (f64x2.div (v128.const f64x2 0 0) (v128.const f64x2 0 0)))",
-    ];
-    for make in makes {
-        let module = each(&format!(
-            "(f64.store (i32.const 0) {make}) (call $respond (i32.const 0) (i32.const 8))"
-        ));
-        let (results, _) = apply(&module, &[b""]);
-        assert_eq!(results[0], ok(&0x7ff8_0000_0000_0000u64.to_le_bytes()), "{make}");
-    }
-}
-
 /// Legal as far as the checks can tell, but more than the compiler takes.
 #[test]
 fn jump_table_of_a_million_entries_is_refused_by_the_compiler_without_panic() {
@@ -549,21 +413,4 @@ fn module_of_exactly_the_limit_is_looked_at() {
     check_module(&bytes).unwrap();
     bytes.push(0);
     assert!(matches!(check_module(&bytes), Err(ModuleError::TooLarge { .. })));
-}
-
-/// The engine of the tests has room for few: one that a hostile module filled would show.
-#[test]
-fn instances_of_hostile_modules_are_given_back() {
-    let engine = PluginEngine::new(1).unwrap();
-    let text = format!(
-        "(module {MANIFEST} {IMPORTS} {MEMORY} (func $r (call $r)) (func $run (drop (call $next_command (i32.const 0) (i32.const 9))) (call $r)) (export \"apply\" (func $run)) (export \"query\" (func $run)))"
-    );
-    let module = PluginModule::compile(&engine, &wat::parse_str(text).unwrap()).unwrap();
-    let mut executor = Executor::new(&engine, Reuse::Keep).unwrap();
-    for _ in 0..100 {
-        let storage = Box::new(TestStorage::default());
-        let outcome = executor.apply(&module, &Limits::default(), vec![call("")], storage).unwrap();
-        assert_eq!(outcome.results[0].clone().unwrap_err().kind, FailureKind::CallDepth);
-    }
-    assert_eq!(executor.kept_memory_bytes(), 0);
 }

@@ -5,6 +5,7 @@ mod behaviour;
 mod costs;
 mod failures;
 mod hostile;
+mod hostile_commands;
 mod recursion;
 mod refusals;
 pub(crate) mod support;

@@ -287,7 +287,7 @@ fn native_stack_never_ends_before_the_limit_does() {
 
 /// A module where `$f0` calls `$f1` and so on, each with so many locals.
 fn chain(functions: usize, locals: usize) -> Vec<u8> {
-    let mut fields = format!(r#"(memory (export "memory") 1) (func (export "query"))"#);
+    let mut fields = r#"(memory (export "memory") 1) (func (export "query"))"#.to_owned();
     let declared = format!("(local {})", "i64 ".repeat(locals));
     for i in 0..functions {
         let next = if i + 1 < functions { format!("(call $f{})", i + 1) } else { String::new() };
