@@ -142,6 +142,10 @@ impl Node {
     }
 }
 
+fn plugin(operation: v1::ClusterOperation) -> Response<v1::PluginResponse> {
+    Response::new(v1::PluginResponse { operation: Some(operation), ..Default::default() })
+}
+
 #[tonic::async_trait]
 impl Admin for Node {
     async fn create_shard(
@@ -250,6 +254,48 @@ impl Admin for Node {
     ) -> Answer<v1::OperationResponse> {
         self.begin()?;
         self.store.operations.cancel(request.get_ref().id).map(operation)
+    }
+
+    async fn upload_plugin(
+        &self,
+        request: Request<v1::UploadPluginRequest>,
+    ) -> Answer<v1::PluginResponse> {
+        let v1::UploadPluginRequest { module, request_id, .. } = request.into_inner();
+        let description = format!("add a plugin of {} bytes", module.len());
+        self.operate("plugins", description, request_id).map(plugin)
+    }
+
+    async fn list_plugins(
+        &self,
+        _: Request<v1::ListPluginsRequest>,
+    ) -> Answer<v1::ListPluginsResponse> {
+        self.begin()?;
+        Ok(Response::new(v1::ListPluginsResponse::default()))
+    }
+
+    async fn activate_plugin(
+        &self,
+        request: Request<v1::ActivatePluginRequest>,
+    ) -> Answer<v1::PluginResponse> {
+        let v1::ActivatePluginRequest { name, version, request_id, .. } = request.into_inner();
+        let description = format!("activate {name} {version}");
+        self.operate("plugins", description, request_id).map(plugin)
+    }
+
+    async fn roll_back_plugin(
+        &self,
+        request: Request<v1::RollBackPluginRequest>,
+    ) -> Answer<v1::PluginResponse> {
+        let v1::RollBackPluginRequest { name, request_id, .. } = request.into_inner();
+        self.operate("plugins", format!("roll back {name}"), request_id).map(plugin)
+    }
+
+    async fn delete_plugin(
+        &self,
+        _: Request<v1::DeletePluginRequest>,
+    ) -> Answer<v1::DeletePluginResponse> {
+        self.begin()?;
+        Ok(Response::new(v1::DeletePluginResponse {}))
     }
 
     async fn set_balancer(
