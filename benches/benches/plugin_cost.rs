@@ -45,7 +45,8 @@ fn compare(
     mut native: impl FnMut() -> f64,
 ) -> Row {
     // Once for nothing: caches fill, code is paged in.
-    (plugin(), native());
+    plugin();
+    native();
     let (mut plugins, mut natives, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
         let (one, other) = if round % 2 == 0 {

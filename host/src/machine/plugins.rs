@@ -50,7 +50,7 @@ pub enum PluginFileError {
         /// The file, or what the module is called.
         path: PathBuf,
         /// Why.
-        source: CompileError,
+        source: Box<CompileError>,
     },
     /// The node stops while the module is waited for.
     #[error("the node stops")]
@@ -177,7 +177,10 @@ impl PluginStore {
     fn compile(&self, id: &PluginId, bytes: &[u8]) -> Result<PluginModule, PluginFileError> {
         let (path, artifact_path) = (self.path(id), self.artifact_path(id));
         let started = Instant::now();
-        let refused = |source| PluginFileError::Compile { path: path.clone(), source };
+        let refused = |error: CompileError| PluginFileError::Compile {
+            path: path.clone(),
+            source: Box::new(error),
+        };
         self.compiler.compile(&self.engine, &path, &artifact_path).map_err(refused)?;
         let artifact = fs::read(&artifact_path)
             .map_err(|source| PluginFileError::Io { path: artifact_path, source })?;

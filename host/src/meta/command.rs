@@ -38,6 +38,7 @@ pub struct MetaCommand {
 }
 
 /// What a command changes.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum Change {
     /// Records of shards, of whatever age.

@@ -104,6 +104,7 @@ pub(super) struct Balancer {
 }
 
 /// Something to do.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Decision {
     Begin(Task, &'static str, String),
     Transfer { group: GroupId, shard: String, to: String },
