@@ -2,7 +2,7 @@
 //!
 //! [`project`] makes a project that builds and passes its tests at once, [`toolchain`] makes a module
 //! of one, [`determinism`] looks for plugins whose results depend on more than they may, and
-//! [`bench`] measures one.
+//! [`mod@bench`] measures one.
 
 pub mod bench;
 pub mod commands;

@@ -65,7 +65,7 @@ fn hostile_bodies() -> Vec<(&'static str, &'static str, String, Comes)> {
         ("a key too long", big, "(call $put (i32.const 0) (i32.const 65568) (i32.const 0) (i32.const 0))".into(), Fails(BadCall)),
         ("a key of minus one byte", one, "(call $delete (i32.const 0) (i32.const -1))".into(), Fails(BadCall)),
         ("a value too large", big, "(call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 9437185))".into(), Fails(BadCall)),
-        ("writing all the time", big, forever("(call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 9000000))"), Fails(OutOfFuel)),
+        ("writing all the time", big, forever("(call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 9000000))"), Fails(MemoryLimit)),
         ("reading outside memory", one, "(drop (call $get (i32.const 65535) (i32.const 9) (i32.const 0) (i32.const 0)))".into(), Fails(BadCall)),
         ("reading to outside memory", one, "(drop (call $get (i32.const 0) (i32.const 1) (i32.const -4) (i32.const 8)))".into(), Fails(BadCall)),
         ("keys by the thousand", big, forever("(drop (call $get_many (i32.const 0) (i32.const 0x1000000) (i32.const 0) (i32.const 0)))"), Fails(OutOfFuel)),
@@ -156,6 +156,7 @@ fn migrate_that_traps_or_never_ends_leaves_nothing() {
     {
         let module = module(&format!(
             r#"{MEMORY} {ENTRIES} (func (export "migrate")
+               (drop (call $next_command (i32.const 0) (i32.const 64)))
                (call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)) {body})"#
         ));
         let storage = Box::new(TestStorage::default());
