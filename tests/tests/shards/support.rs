@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures::{StreamExt, stream};
 use raft_kv_client::RaftKVClient;
-use raft_kv_tests::{Cluster, ClusterOptions, NodeOptions, eventually, http};
+use raft_kv_tests::{Cluster, ClusterOptions, NodeOptions, eventually, http, wait_for};
 use serde_json::Value;
 
 /// No operation of these tests takes longer, even on a machine that does much else.
@@ -32,6 +32,11 @@ pub fn four_nodes(shards: u32) -> Cluster {
     let mut cluster = three_nodes(shards);
     cluster.join(0);
     cluster.wait_until_ready();
+    // Then it says so, which is a change of what the cluster knows.
+    wait_for("the new node to have the plugin", OVER_WITHIN, || {
+        let plugins = cluster.request(0, "GET", "/admin/plugin", "").json();
+        (plugins["plugins"][0]["nodes"].as_array()?.len() == 4).then_some(())
+    });
     cluster
 }
 
