@@ -32,7 +32,7 @@ pub use command::{
     Begin, Change, HavePlugin, MetaCommand, MetaError, MetaReply, Observe, PutNode, PutPlugin, Step,
 };
 pub use operation::{Operation, OperationStep, Outcome, Switch, Task, TaskKind};
-pub use plugin::PluginEntry;
+pub use plugin::{PluginDescription, PluginEntry};
 pub use state::{Ended, MetaState, NodeEntry};
 
 /// The group that keeps this.

@@ -162,7 +162,6 @@ pub struct Node {
     raft: Arc<MultiRaft>,
     network: Arc<Network>,
     storage: Arc<Storage>,
-    plugins: Arc<PluginStore>,
     service: Arc<Service>,
     introduction: Introduction,
     disk_watch: AbortHandle,
@@ -204,7 +203,6 @@ impl Node {
         network.start(Arc::clone(&raft));
         let metrics = Metrics::new().map_err(|error| NodeError::Server(error.to_string()))?;
         let metrics = Arc::new(metrics);
-        let plugins = Arc::clone(machine.plugins());
         let disk =
             Disk { folder: config.data_dir.clone(), reserve_bytes: config.disk_reserve_bytes };
         let disk_watch = disk::watch(disk, Arc::clone(&raft), Arc::clone(&metrics));
@@ -227,7 +225,6 @@ impl Node {
             raft,
             network,
             storage,
-            plugins,
             service,
             introduction,
             disk_watch,
@@ -246,17 +243,7 @@ impl Node {
     /// Serves until `stop` resolves, or until the node is removed from the cluster; then
     /// answers what is under way and brings everything to the disk.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-        let Node {
-            raft,
-            network,
-            storage,
-            plugins,
-            service,
-            introduction,
-            disk_watch,
-            listener,
-            ..
-        } = self;
+        let Node { raft, network, storage, service, introduction, disk_watch, listener, .. } = self;
         let mut following = self.following;
         let (peers, streams) = (Arc::clone(&network), Arc::clone(&service));
         let removed = service.removed();
@@ -283,7 +270,6 @@ impl Node {
         disk_watch.abort();
         following.shutdown().await;
         network.stop();
-        plugins.close();
         raft.shutdown();
         storage.flush()?;
         Ok(())

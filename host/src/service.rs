@@ -28,7 +28,7 @@ mod status;
 use std::{
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -221,9 +221,11 @@ impl Service {
         service
     }
 
-    /// The node takes no more requests on streams that would go on for ever.
+    /// The node takes no more requests on streams that would go on for ever, and no shard waits for
+    /// a plugin any more.
     pub fn stop(&self) {
         self.stopping.send_replace(true);
+        self.machine.plugins().close();
     }
 
     /// Resolves when the node is to stop.
@@ -265,6 +267,12 @@ impl Service {
     fn check_value(&self, value: &Bytes) -> Result<(), ServiceError> {
         check_length("value", value.len(), self.limits.value_bytes)
     }
+}
+
+/// This node's clock, in milliseconds since 1970.
+pub fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn check_length(field: &'static str, length: usize, limit: usize) -> Result<(), ServiceError> {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::service::{OperationRequest, OperationView, Service, ServiceError};
+use bytes::Bytes;
+
+use crate::service::{OperationRequest, OperationView, Plugin, Service, ServiceError};
 
 /// How long to wait for an operation's end unless said otherwise.
 pub(super) const DEFAULT_WAIT: Duration = Duration::from_secs(30);
@@ -23,11 +25,34 @@ pub(super) async fn carry_out(
     asked: Asked,
 ) -> Result<OperationView, ServiceError> {
     let Asked { request, request_id, within } = asked;
-    let request_id = match request_id {
+    let id = service.begin(request, known_by(request_id)).await?;
+    ended(service, id, within).await
+}
+
+/// Brings a plugin to all nodes; gives the operation as above, and what the plugin is.
+pub(super) async fn upload(
+    service: &Service,
+    module: Bytes,
+    request_id: u64,
+    within: Duration,
+) -> Result<(OperationView, Plugin), ServiceError> {
+    let (id, plugin) = service.upload_plugin(module, known_by(request_id)).await?;
+    Ok((ended(service, id, within).await?, plugin))
+}
+
+fn known_by(request_id: u64) -> u64 {
+    match request_id {
         0 => rand::random_range(1..=u64::MAX),
         given => given,
-    };
-    let id = service.begin(request, request_id).await?;
+    }
+}
+
+/// An operation that was begun, as it is at its end, or when the time is up.
+async fn ended(
+    service: &Service,
+    id: u64,
+    within: Duration,
+) -> Result<OperationView, ServiceError> {
     // Whoever asked must learn that there is an operation.
     service.await_operation(id, within).await.map_err(|error| ServiceError::OutcomeUnknown {
         reason: format!("operation {id} has begun, and what it does now can not be told: {error}"),

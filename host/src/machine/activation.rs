@@ -15,7 +15,7 @@ use super::{Machine, Shard, ShardPlugin, apply::call_seed, executors::ExecutorPo
 use crate::{
     storage::{
         Allowance, ApplyState, Overlay, OwnedSnapshot, PluginId, ReadView, ScanBounds, ShardRecord,
-        Slot, WriteSet,
+        Slot, StorageError, WriteSet,
     },
     wasm::{BatchOutcome, Call, FailureKind, Limits, PluginFailure, PluginModule},
 };
@@ -190,15 +190,18 @@ impl Switch<'_> {
         let mut done = CarriedOver::default();
         let (module, is_upgrade) = match self.carrier() {
             Carrier::Module { module, is_upgrade } => (module, is_upgrade),
-            Carrier::Missing if !self.force && self.slots_with_data(view)?.next().is_some() => {
+            Carrier::Missing
+                if !self.force
+                    && slots_with_data(self.record, view).next().transpose()?.is_some() =>
+            {
                 let (from, to) = (self.from.to_string(), self.to.to_string());
                 return Ok(Err(NotCarriedOver::Foreign { from, to }));
             }
             Carrier::Nobody | Carrier::Missing => return Ok(Ok(done)),
         };
         let request = self.request(is_upgrade);
-        let slots: Vec<Slot> = self.slots_with_data(view)?.collect();
-        for (position, slot) in slots.into_iter().enumerate() {
+        for (position, slot) in slots_with_data(self.record, view).enumerate() {
+            let slot = slot?;
             let limits = Limits {
                 fuel_per_command: MAX_FUEL.saturating_sub(done.fuel),
                 ..limits_of(self.record.allowance)
@@ -270,25 +273,25 @@ impl Switch<'_> {
             payload,
         }
     }
+}
 
-    /// The slots in which the plugin has stored anything.
-    fn slots_with_data<'v>(
-        &'v self,
-        view: &'v ReadView,
-    ) -> Result<impl Iterator<Item = Slot> + 'v, AnyError> {
-        let mut slots = Vec::new();
-        for slot in self.record.slots.iter().flat_map(|range| range.slots()) {
-            let mut has_data = false;
-            view.scan(&ScanBounds::new(slot, b"", None, false), &mut |_, _| {
-                has_data = true;
-                ControlFlow::Break(())
-            })?;
-            if has_data {
-                slots.push(slot);
-            }
+/// The slots of a shard in which its plugin has stored anything.
+pub(super) fn slots_with_data(
+    record: &ShardRecord,
+    view: &ReadView,
+) -> impl Iterator<Item = Result<Slot, StorageError>> {
+    let slots = record.slots.iter().flat_map(|range| range.slots());
+    slots.filter_map(|slot| {
+        let mut has_data = false;
+        let looked = view.scan(&ScanBounds::new(slot, b"", None, false), &mut |_, _| {
+            has_data = true;
+            ControlFlow::Break(())
+        });
+        match looked {
+            Ok(()) => has_data.then_some(Ok(slot)),
+            Err(error) => Some(Err(error)),
         }
-        Ok(slots.into_iter())
-    }
+    })
 }
 
 /// What a migration has done too much of, and how much it may.

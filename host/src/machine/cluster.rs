@@ -13,13 +13,13 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
     Machine, OpenError, Shard,
-    activation::Switched,
+    activation::{Switched, slots_with_data},
     apply::{Progress, change_members, host_failure, in_service, is_membership, membership_change},
     checkpoints::Checkpoints,
     structural::{Changed, Refusal, ShardChange, Surroundings, first_state},
 };
 use crate::{
-    storage::{ApplyState, ReadView, ScanBounds, ShardRecord, WriteSet},
+    storage::{ApplyState, ReadView, ShardRecord, WriteSet},
     wasm::FailureKind,
 };
 
@@ -32,18 +32,8 @@ impl Surroundings for Machine {
 
     fn is_empty(&self, record: &ShardRecord) -> Result<bool, String> {
         let view = ReadView::Latest(Arc::clone(&self.storage));
-        let mut is_empty = true;
-        for slot in record.slots.iter().flat_map(|range| range.slots()) {
-            let found = view.scan(&ScanBounds::new(slot, b"", None, false), &mut |_, _| {
-                is_empty = false;
-                std::ops::ControlFlow::Break(())
-            });
-            found.map_err(|error| error.to_string())?;
-            if !is_empty {
-                break;
-            }
-        }
-        Ok(is_empty)
+        let slot = slots_with_data(record, &view).next().transpose();
+        slot.map(|slot| slot.is_none()).map_err(|error| error.to_string())
     }
 }
 

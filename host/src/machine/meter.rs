@@ -44,13 +44,12 @@ pub struct PluginCounts {
 impl PluginMeter {
     /// Counts a batch of commands.
     pub(super) fn count_commands(&self, results: &[PluginResult], fuel: u64, time: Duration) {
-        for result in results {
-            match result {
-                Ok(_) => &self.succeeded,
-                Err(failure) => &self.failed[failure.kind as usize],
-            }
-            .fetch_add(1, Relaxed);
+        let mut succeeded = results.len();
+        for failure in results.iter().filter_map(|result| result.as_ref().err()) {
+            self.failed[failure.kind as usize].fetch_add(1, Relaxed);
+            succeeded -= 1;
         }
+        self.succeeded.fetch_add(succeeded as u64, Relaxed);
         self.fuel.fetch_add(fuel, Relaxed);
         self.apply_nanos.fetch_add(time.as_nanos() as u64, Relaxed);
     }

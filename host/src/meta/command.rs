@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::operation::{Operation, Task};
+use super::{
+    operation::{Operation, Task},
+    plugin::PluginDescription,
+};
 
 /// Why a command has no effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,29 +82,14 @@ pub enum Change {
 /// See [`Change::PutPlugin`].
 #[derive(Clone, PartialEq, Message)]
 pub struct PutPlugin {
-    /// SHA-256 of the module.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub plugin: Bytes,
-    /// What it calls itself.
+    /// The plugin.
+    #[prost(message, required, tag = "1")]
+    pub description: PluginDescription,
+    /// The node that has it.
     #[prost(string, tag = "2")]
-    pub name: String,
-    /// Its version.
-    #[prost(string, tag = "3")]
-    pub version: String,
-    /// Bytes of the module.
-    #[prost(uint64, tag = "4")]
-    pub bytes: u64,
-    /// Whether it carries over the state of other versions.
-    #[prost(bool, tag = "5")]
-    pub migrates: bool,
-    /// SHA-256 of its sources, in hex, if it says so.
-    #[prost(string, tag = "6")]
-    pub source_hash: String,
-    /// The node that has it, and the number of its data folder.
-    #[prost(string, tag = "7")]
     pub node: String,
-    /// See `node`.
-    #[prost(uint64, tag = "8")]
+    /// The number of its data folder.
+    #[prost(uint64, tag = "3")]
     pub folder: u64,
 }
 

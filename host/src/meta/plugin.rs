@@ -13,12 +13,12 @@ use super::{
 };
 use crate::storage::{PluginId, ShardRecord};
 
-/// A plugin.
+/// What a module says of itself.
 #[derive(Clone, PartialEq, Message)]
-pub struct PluginEntry {
+pub struct PluginDescription {
     /// SHA-256 of the module.
     #[prost(bytes = "bytes", tag = "1")]
-    plugin: Bytes,
+    pub plugin: Bytes,
     /// What it calls itself.
     #[prost(string, tag = "2")]
     pub name: String,
@@ -34,37 +34,34 @@ pub struct PluginEntry {
     /// SHA-256 of its sources, in hex; empty if it does not say.
     #[prost(string, tag = "6")]
     pub source_hash: String,
+}
+
+/// A plugin.
+#[derive(Clone, PartialEq, Message)]
+pub struct PluginEntry {
+    /// What it says of itself.
+    #[prost(message, required, tag = "1")]
+    pub description: PluginDescription,
     /// When it was made known, milliseconds since 1970.
-    #[prost(uint64, tag = "7")]
+    #[prost(uint64, tag = "2")]
     pub uploaded_ms: u64,
     /// The nodes that have it compiled, and the numbers of their data folders then.
-    #[prost(btree_map = "string, uint64", tag = "8")]
+    #[prost(btree_map = "string, uint64", tag = "3")]
     holders: BTreeMap<String, u64>,
     /// The nodes that can not run it, and why.
-    #[prost(btree_map = "string, string", tag = "9")]
+    #[prost(btree_map = "string, string", tag = "4")]
     pub refusals: BTreeMap<String, String>,
 }
 
 impl PluginEntry {
     /// A plugin that these nodes have, with the numbers of their data folders.
-    pub fn held_by(put: PutPlugin, holders: BTreeMap<String, u64>) -> Self {
-        let PutPlugin { plugin, name, version, bytes, migrates, source_hash, .. } = put;
-        PluginEntry {
-            plugin,
-            name,
-            version,
-            bytes,
-            migrates,
-            source_hash,
-            uploaded_ms: 0,
-            holders,
-            refusals: BTreeMap::new(),
-        }
+    pub fn held_by(description: PluginDescription, holders: BTreeMap<String, u64>) -> Self {
+        PluginEntry { description, uploaded_ms: 0, holders, refusals: BTreeMap::new() }
     }
 
     /// The module's name.
     pub fn id(&self) -> PluginId {
-        id_of(&self.plugin).unwrap_or_default()
+        id_of(&self.description.plugin).unwrap_or_default()
     }
 }
 
@@ -74,29 +71,23 @@ fn id_of(bytes: &[u8]) -> Option<PluginId> {
 
 impl MetaState {
     pub(super) fn put_plugin(&mut self, put: PutPlugin, now_ms: u64) -> Result<bool, MetaError> {
-        let Some(id) = id_of(&put.plugin) else {
+        let PutPlugin { description, node, folder } = put;
+        let plugin = description.plugin.clone();
+        let Some(id) = id_of(&plugin) else {
             return invalid("plugin", "a plugin's hash has 32 bytes".to_owned());
         };
-        let have = HavePlugin {
-            plugin: put.plugin.clone(),
-            node: put.node.clone(),
-            folder: put.folder,
-            refusal: String::new(),
-        };
-        if self.plugins.contains_key(&id) {
-            return self.have_plugin(have);
+        if !self.plugins.contains_key(&id) {
+            let PluginDescription { name, version, .. } = &description;
+            if self.plugin_named(name, version).is_ok() {
+                return conflict(format!(
+                    "there is another module that calls itself {name} {version}: give this one a \
+                     version of its own"
+                ));
+            }
+            let entry = PluginEntry::held_by(description, BTreeMap::new());
+            self.plugins.insert(id, PluginEntry { uploaded_ms: now_ms, ..entry });
         }
-        if self.plugin_named(&put.name, &put.version).is_ok() {
-            let (name, version) = (&put.name, &put.version);
-            return conflict(format!(
-                "there is another module that calls itself {name} {version}: give this one a \
-                 version of its own"
-            ));
-        }
-        let entry =
-            PluginEntry { uploaded_ms: now_ms, ..PluginEntry::held_by(put, BTreeMap::new()) };
-        self.plugins.insert(id, entry);
-        self.have_plugin(have)
+        self.have_plugin(HavePlugin { plugin, node, folder, refusal: String::new() })
     }
 
     pub(super) fn have_plugin(&mut self, have: HavePlugin) -> Result<bool, MetaError> {
@@ -134,7 +125,11 @@ impl MetaState {
         name: &str,
         version: &str,
     ) -> Result<(PluginId, &PluginEntry), MetaError> {
-        let found = self.plugins.iter().find(|(_, p)| p.name == name && p.version == version);
+        let is_it = |plugin: &PluginEntry| {
+            (plugin.description.name.as_str(), plugin.description.version.as_str())
+                == (name, version)
+        };
+        let found = self.plugins.iter().find(|(_, plugin)| is_it(plugin));
         let name = format!("{name} {version}");
         let not_found = MetaError::NotFound { what: "plugin", name };
         found.map(|(id, plugin)| (*id, plugin)).ok_or(not_found)
@@ -149,11 +144,6 @@ impl MetaState {
     /// The nodes that have a plugin, compiled.
     pub fn holders_of(&self, plugin: &PluginId) -> Vec<String> {
         self.nodes.keys().filter(|node| self.has_plugin(node, plugin)).cloned().collect()
-    }
-
-    /// What a plugin calls itself: name and version, as far as the cluster knows.
-    pub fn plugin_label(&self, plugin: &PluginId) -> Option<String> {
-        self.plugins.get(plugin).map(|entry| format!("{} {}", entry.name, entry.version))
     }
 
     /// The shards that an operation on plugins is about.
@@ -176,12 +166,14 @@ impl MetaState {
     pub(super) fn begin_roll_back(&self, task: &Task) -> Result<OperationStep, MetaError> {
         self.check_shards(task)?;
         let runs_it = |shard: &ShardRecord| {
-            self.plugins.get(&shard.plugin).is_some_and(|plugin| plugin.name == task.plugin)
+            self.plugins
+                .get(&shard.plugin)
+                .is_some_and(|plugin| plugin.description.name == task.plugin)
         };
         let mut shards = self.shards_of(task).filter(|shard| runs_it(shard)).peekable();
         if shards.peek().is_none() {
             let name = task.plugin.clone();
-            return match self.plugins.values().any(|plugin| plugin.name == name) {
+            return match self.plugins.values().any(|plugin| plugin.description.name == name) {
                 true => conflict(format!("none of these shards runs plugin {name}")),
                 false => Err(MetaError::NotFound { what: "plugin", name }),
             };
@@ -199,8 +191,8 @@ impl MetaState {
     /// If they run several.
     pub(super) fn version_run(&self, task: &Task) -> Result<String, MetaError> {
         let run = self.shards_of(task).filter_map(|shard| self.plugins.get(&shard.plugin));
-        let named = run.filter(|plugin| plugin.name == task.plugin);
-        let versions: BTreeSet<&str> = named.map(|plugin| plugin.version.as_str()).collect();
+        let run = run.map(|plugin| &plugin.description).filter(|run| run.name == task.plugin);
+        let versions: BTreeSet<&str> = run.map(|run| run.version.as_str()).collect();
         match versions.first() {
             Some(version) if versions.len() == 1 => Ok((*version).to_owned()),
             _ => {

@@ -8,14 +8,16 @@ use bytes::Bytes;
 use futures::{Stream, stream};
 use parking_lot::Mutex;
 use prost::Message;
-use raft_kv_proto::v1::{FetchPluginRequest, FetchSnapshotRequest, Hello, SnapshotChunk};
+use raft_kv_proto::v1::{
+    FetchPluginRequest, FetchSnapshotRequest, Hello, SnapshotChunk, raft_client::RaftClient,
+};
 use raft_lite::{GroupId, NodeId};
 use tokio::{
     fs::File,
     io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tonic::Status;
+use tonic::{Status, Streaming, transport::Channel};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Network, PeerConfig, dial};
@@ -96,13 +98,7 @@ impl Network {
 
 impl Network {
     /// Sends a plugin's module to another node.
-    pub fn send_module(
-        self: Arc<Self>,
-        request: FetchPluginRequest,
-        module: Bytes,
-    ) -> Result<Chunks, Status> {
-        let refused = |error: super::hello::Refused| Status::failed_precondition(error.to_string());
-        self.check_hello(&request.hello.unwrap_or_default()).map_err(refused)?;
+    pub fn send_module(self: Arc<Self>, module: Bytes) -> Chunks {
         let chunks = stream::unfold((self, module), |(network, mut module)| async move {
             if module.is_empty() {
                 return None;
@@ -112,7 +108,7 @@ impl Network {
             let checksum = xxh3_64(&data);
             Some((Ok(SnapshotChunk { data, checksum }), (network, module)))
         });
-        Ok(Box::pin(chunks))
+        Box::pin(chunks)
     }
 
     /// Fetches a plugin's module from another node.
@@ -129,18 +125,10 @@ impl Network {
 }
 
 async fn receive_module(peer: &PeerConfig, request: FetchPluginRequest) -> Result<Vec<u8>, Status> {
-    let unreachable = |error: tonic::transport::Error| Status::from_error(error.into());
-    let channel = dial::endpoint(&peer.dial).map_err(unreachable)?;
-    let channel = timeout(CHUNK_WITHIN, channel.connect()).await;
-    let late = |_| Status::deadline_exceeded("no data came for a while");
-    let channel = channel.map_err(late)?.map_err(unreachable)?;
-    let mut chunks = dial::client(channel).fetch_plugin(request).await?.into_inner();
+    let mut chunks = connect(peer).await?.fetch_plugin(request).await?.into_inner();
     let mut module = Vec::new();
-    while let Some(chunk) = timeout(CHUNK_WITHIN, chunks.message()).await.map_err(late)?? {
-        module.extend_from_slice(&chunk.data);
-        if xxh3_64(&chunk.data) != chunk.checksum || module.len() > MAX_MODULE_BYTES {
-            return Err(Status::data_loss("a chunk was damaged on its way"));
-        }
+    while let Some(data) = next_chunk(&mut chunks, MAX_MODULE_BYTES - module.len()).await? {
+        module.extend_from_slice(&data);
     }
     Ok(module)
 }
@@ -217,19 +205,34 @@ async fn receive(
     offset: &mut u64,
     bytes: u64,
 ) -> Result<(), Status> {
-    let unreachable = |error: tonic::transport::Error| Status::from_error(error.into());
-    let channel = dial::endpoint(&peer.dial).map_err(unreachable)?;
-    let channel = channel.connect().await.map_err(unreachable)?;
-    let mut chunks = dial::client(channel).fetch_snapshot(request).await?.into_inner();
+    let mut chunks = connect(peer).await?.fetch_snapshot(request).await?.into_inner();
     while *offset < bytes {
-        let late = |_| Status::deadline_exceeded("no data came for a while");
-        let chunk = timeout(CHUNK_WITHIN, chunks.message()).await.map_err(late)??;
-        let chunk = chunk.ok_or_else(|| Status::data_loss("the file is shorter than was said"))?;
-        if xxh3_64(&chunk.data) != chunk.checksum || *offset + chunk.data.len() as u64 > bytes {
-            return Err(Status::data_loss("a chunk was damaged on its way"));
-        }
-        target.write_all(&chunk.data).await?;
-        *offset += chunk.data.len() as u64;
+        let room = usize::try_from(bytes - *offset).unwrap_or(usize::MAX);
+        let data = next_chunk(&mut chunks, room).await?;
+        let data = data.ok_or_else(|| Status::data_loss("the file is shorter than was said"))?;
+        target.write_all(&data).await?;
+        *offset += data.len() as u64;
     }
     Ok(())
+}
+
+/// A connection of its own to another node.
+async fn connect(peer: &PeerConfig) -> Result<RaftClient<Channel>, Status> {
+    let unreachable = |error: tonic::transport::Error| Status::from_error(error.into());
+    let endpoint = dial::endpoint(&peer.dial).map_err(unreachable)?;
+    Ok(dial::client(endpoint.connect().await.map_err(unreachable)?))
+}
+
+/// The next chunk, if there is one, of at most so many bytes.
+async fn next_chunk(
+    chunks: &mut Streaming<SnapshotChunk>,
+    room: usize,
+) -> Result<Option<Bytes>, Status> {
+    let late = |_| Status::deadline_exceeded("no data came for a while");
+    let chunk = timeout(CHUNK_WITHIN, chunks.message()).await.map_err(late)??;
+    let Some(SnapshotChunk { data, checksum }) = chunk else { return Ok(None) };
+    match xxh3_64(&data) == checksum && data.len() <= room {
+        true => Ok(Some(data)),
+        false => Err(Status::data_loss("a chunk was damaged on its way")),
+    }
 }

@@ -284,8 +284,8 @@ impl Service {
     /// What a shard's plugin calls itself, as far as this node or the cluster knows.
     fn plugin_of(&self, copy: &MetaState, shard: &ShardRecord) -> Plugin {
         let known = copy.plugins.get(&shard.plugin).map(|entry| Plugin {
-            name: entry.name.clone(),
-            version: entry.version.clone(),
+            name: entry.description.name.clone(),
+            version: entry.description.version.clone(),
             sha256: ModuleHash(shard.plugin).to_string(),
         });
         let own = || self.machine.plugin(&shard.plugin).as_ref().map(Plugin::of);

@@ -251,16 +251,7 @@ impl From<PluginFailure> for ServiceError {
 impl From<CommandFailure> for ServiceError {
     fn from(failure: CommandFailure) -> Self {
         let CommandFailure { kind, code, message } = failure;
-        let kinds = [
-            FailureKind::Failed,
-            FailureKind::Panic,
-            FailureKind::Trap,
-            FailureKind::OutOfFuel,
-            FailureKind::MemoryLimit,
-            FailureKind::CallDepth,
-            FailureKind::BadCall,
-        ];
-        match kinds.into_iter().find(|known| *known as u32 == kind) {
+        match FailureKind::ALL.into_iter().find(|known| *known as u32 == kind) {
             Some(kind) => ServiceError::Plugin { kind, code, message },
             None => ServiceError::Internal(format!("unknown kind of plugin failure {kind}")),
         }

@@ -6,14 +6,11 @@
 //! entry without commands, which carries the leader's clock, moves it on first. What does
 //! not depend on the time never costs an entry, and neither do stale reads.
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::atomic::Ordering, time::Instant};
 
 use raft_kv_plugin_kv::protocol;
 
-use super::{CallOptions, Service, ServiceError, routing::ShardRoute};
+use super::{CallOptions, Service, ServiceError, routing::ShardRoute, unix_ms};
 use crate::{
     machine::{Query, QueryReply, ShardReader},
     storage::Slot,
@@ -22,16 +19,10 @@ use crate::{
 /// How far a shard's time may be behind this node's clock for a read that depends on it.
 const LONGEST_LAG_MS: u64 = 250;
 
-/// This node's clock, in milliseconds since 1970.
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
-}
-
 /// Whether a shard's time is too far behind, and an entry may mend that. A leader's clock
 /// may be behind this node's for good: then an entry now and then has to do.
 pub(super) fn lags(route: &ShardRoute, time_ms: u64) -> bool {
-    let now_ms = now_ms();
+    let now_ms = unix_ms();
     let is_behind = now_ms > time_ms.saturating_add(LONGEST_LAG_MS);
     is_behind && now_ms.abs_diff(route.moved_on_ms.load(Ordering::Relaxed)) > LONGEST_LAG_MS
 }
@@ -44,7 +35,7 @@ impl Service {
         let moved = self.propose_one(route, &[], true, deadline, CallOptions::default()).await;
         match moved {
             Ok(_) => {
-                route.moved_on_ms.store(now_ms(), Ordering::Relaxed);
+                route.moved_on_ms.store(unix_ms(), Ordering::Relaxed);
                 Ok(())
             }
             // Of a read, nothing is left behind.
@@ -58,10 +49,11 @@ impl Service {
     /// Whether a value of these slots is to be gone between a state's time and now.
     pub(super) async fn is_expiring(
         &self,
+        route: &ShardRoute,
         reader: ShardReader,
         slots: &[Slot],
     ) -> Result<(ShardReader, bool), ServiceError> {
-        let query = protocol::Query::Expiring { until_ms: now_ms() }.encode();
+        let query = protocol::Query::Expiring { until_ms: unix_ms() }.encode();
         let request = bytes::Bytes::from(query);
         let query = |slot: &Slot| Query { slot: *slot, request: request.clone() };
         let queries: Vec<Query> = slots.iter().map(query).collect();
@@ -70,7 +62,7 @@ impl Service {
             (reader, answers)
         };
         let (reader, answers) = self.run_long(asking).await?;
-        let answers = answers.map_err(|error| ServiceError::of_query(error, ""))?;
+        let answers = answers.map_err(|error| ServiceError::of_query(error, &route.name))?;
         let is_expiring = |reply: QueryReply| match reply {
             QueryReply::Done(Ok(response)) => protocol::decode_expiring(&response).unwrap_or(false),
             // A plugin too old to know the question has no such values.

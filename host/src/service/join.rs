@@ -6,6 +6,7 @@ use super::{Service, ServiceError};
 use crate::{
     meta::{Change, PutNode, check_node_id},
     network::PROTOCOL,
+    wasm::ModuleHash,
 };
 
 impl Service {
@@ -48,7 +49,7 @@ impl Service {
             address: entry.address.clone(),
             folder: entry.folder,
         };
-        let plugin = self.default_plugin.iter().map(|byte| format!("{byte:02x}")).collect();
+        let plugin = ModuleHash(self.default_plugin).to_string();
         Ok(JoinResponse {
             cluster_id: self.info.cluster_id.clone(),
             slots: self.slots,

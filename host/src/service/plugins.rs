@@ -12,7 +12,10 @@ use tokio::{task, time::timeout};
 use super::{Service, ServiceError, status::Plugin};
 use crate::{
     machine::{CarriedOver, NotCarriedOver, PluginFileError, PluginMeter},
-    meta::{Begin, Change, HavePlugin, MetaState, PluginEntry, PutPlugin, Task, TaskKind},
+    meta::{
+        Begin, Change, HavePlugin, MetaState, PluginDescription, PluginEntry, PutPlugin, Task,
+        TaskKind,
+    },
     metrics::PluginFigures,
     storage::{Allowance, PluginId, node_number},
     wasm::{MAX_MODULE_BYTES, ModuleHash, PluginModule},
@@ -134,19 +137,26 @@ impl Service {
             }
             Refused::Node(reason) => ServiceError::Internal(reason),
         })?;
-        let put = self.describe(&compiled, module.len());
-        let (name, version) = (put.name.clone(), put.version.clone());
-        self.tell_meta(Change::PutPlugin(put)).await?;
+        self.make_plugin_known(&compiled, module.len()).await?;
+        let plugin = Plugin::of(&compiled);
+        let (name, version) = (plugin.name.clone(), plugin.version.clone());
         let mut task = Task { plugin: name, version, ..Task::default() };
         task.set_kind(TaskKind::AddPlugin);
         let begin = Begin { task, request_id, reason: "user".to_owned() };
         let operation = self.tell_meta(Change::Begin(begin)).await?.operation;
-        Ok((operation, Plugin::of(&compiled)))
+        Ok((operation, plugin))
     }
 
-    fn describe(&self, module: &PluginModule, bytes: usize) -> PutPlugin {
+    /// Tells the cluster of a module of so many bytes that is here, compiled.
+    async fn make_plugin_known(
+        &self,
+        module: &PluginModule,
+        bytes: usize,
+    ) -> Result<(), ServiceError> {
         let (node, folder) = (self.info.node_id.clone(), self.network.folder());
-        PutPlugin { node, folder, ..describe_plugin(module, bytes) }
+        let put = PutPlugin { description: describe_plugin(module, bytes), node, folder };
+        self.tell_meta(Change::PutPlugin(put)).await?;
+        Ok(())
     }
 
     async fn add_module(&self, module: Bytes) -> Result<PluginModule, Refused> {
@@ -156,13 +166,7 @@ impl Service {
             plugins.module(&id)
         };
         let added = task::spawn_blocking(add).await.map_err(|e| Refused::Node(e.to_string()))?;
-        added.map_err(|error| match error {
-            PluginFileError::Module { source, .. } => Refused::Module(source.to_string()),
-            PluginFileError::Compile { source, .. } if source.is_refusal() => {
-                Refused::Module(source.to_string())
-            }
-            other => Refused::Node(other.to_string()),
-        })
+        Ok(added?)
     }
 
     async fn tell_have(&self, plugin: &[u8], refusal: String) -> Result<(), ServiceError> {
@@ -178,11 +182,14 @@ impl Service {
 
     /// The module of a plugin that this node has.
     pub fn module_of_plugin(&self, plugin: &[u8]) -> Result<Bytes, ServiceError> {
-        let name = plugin.iter().fold(String::new(), |name, byte| name + &format!("{byte:02x}"));
-        let id: Option<PluginId> = plugin.try_into().ok();
-        let bytes = id.and_then(|id| self.machine.plugins().bytes(&id).ok());
-        let not_found = || ServiceError::NotFound { what: "plugin".to_owned(), name };
-        bytes.map(Bytes::from).ok_or_else(not_found)
+        let id: PluginId = plugin.try_into().map_err(|_| {
+            ServiceError::invalid("plugin", "32 bytes", "a plugin's hash has 32 bytes")
+        })?;
+        let bytes = self.machine.plugins().bytes(&id);
+        bytes.map(Bytes::from).map_err(|_| ServiceError::NotFound {
+            what: "plugin".to_owned(),
+            name: ModuleHash(id).to_string(),
+        })
     }
 
     /// All plugins that the cluster knows, by name and age.
@@ -318,9 +325,7 @@ impl Service {
                 continue;
             }
             let bytes = self.machine.plugins().bytes(&module.hash().0).map_or(0, |b| b.len());
-            if let Err(error) =
-                self.tell_meta(Change::PutPlugin(self.describe(module, bytes))).await
-            {
+            if let Err(error) = self.make_plugin_known(module, bytes).await {
                 tracing::debug!("cannot make {module} known: {error}");
                 return;
             }
@@ -337,7 +342,8 @@ impl Service {
                 Ok(_) => String::new(),
                 Err(Refused::Module(reason)) => reason,
                 Err(Refused::Node(reason)) => {
-                    tracing::warn!("cannot get plugin {} {}: {reason}", entry.name, entry.version);
+                    let PluginDescription { name, version, .. } = &entry.description;
+                    tracing::warn!("cannot get plugin {name} {version}: {reason}");
                     continue;
                 }
             };
@@ -354,13 +360,11 @@ impl Service {
     async fn get_plugin(&self, copy: &MetaState, id: &PluginId) -> Result<PluginModule, Refused> {
         let (plugins, wanted) = (Arc::clone(self.machine.plugins()), *id);
         let own = task::spawn_blocking(move || plugins.module(&wanted)).await;
-        match own.map_err(|error| Refused::Node(error.to_string()))? {
-            Ok(module) => return Ok(module),
-            Err(PluginFileError::Compile { source, .. }) if source.is_refusal() => {
-                return Err(Refused::Module(source.to_string()));
-            }
+        let own = own.map_err(|error| Refused::Node(error.to_string()))?;
+        match own.map_err(Refused::from) {
             // It is not there, or damaged.
-            Err(_) => {}
+            Err(Refused::Node(_)) => {}
+            known => return known,
         }
         let holders = copy.holders_of(id).into_iter().map(|node| node_number(&node));
         let holder = self.network.any_of(holders);
@@ -393,18 +397,29 @@ enum Refused {
     Node(String),
 }
 
+impl From<PluginFileError> for Refused {
+    fn from(error: PluginFileError) -> Self {
+        match error {
+            PluginFileError::Module { source, .. } => Refused::Module(source.to_string()),
+            PluginFileError::Compile { source, .. } if source.is_refusal() => {
+                Refused::Module(source.to_string())
+            }
+            other => Refused::Node(other.to_string()),
+        }
+    }
+}
+
 /// What a module of so many bytes says of itself, for the cluster to know.
-pub fn describe_plugin(module: &PluginModule, bytes: usize) -> PutPlugin {
+pub fn describe_plugin(module: &PluginModule, bytes: usize) -> PluginDescription {
     let info = module.info();
     let hex = |hash: [u8; 32]| ModuleHash(hash).to_string();
-    PutPlugin {
+    PluginDescription {
         plugin: Bytes::copy_from_slice(&module.hash().0),
         name: info.manifest.name.clone(),
         version: info.manifest.version.clone(),
         bytes: bytes as u64,
         migrates: info.has_migrate,
         source_hash: info.manifest.source_hash.map(hex).unwrap_or_default(),
-        ..PutPlugin::default()
     }
 }
 
@@ -420,13 +435,15 @@ fn trial_of(tried: Result<CarriedOver, NotCarriedOver>) -> SwitchTrial {
 fn view_of(copy: &MetaState, id: &PluginId, entry: &PluginEntry) -> PluginView {
     let active = copy.user_shards().filter(|shard| shard.plugin == *id);
     let previous = copy.user_shards().filter(|shard| shard.previous == Some(*id));
+    let PluginDescription { name, version, bytes, migrates, source_hash, .. } =
+        entry.description.clone();
     PluginView {
-        name: entry.name.clone(),
-        version: entry.version.clone(),
+        name,
+        version,
         sha256: ModuleHash(*id).to_string(),
-        source_hash: entry.source_hash.clone(),
-        bytes: entry.bytes,
-        migrates: entry.migrates,
+        source_hash,
+        bytes,
+        migrates,
         uploaded_unix_ms: entry.uploaded_ms,
         nodes: copy.holders_of(id),
         refusals: entry.refusals.clone(),

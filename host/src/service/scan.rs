@@ -264,7 +264,7 @@ impl Service {
         if request.consistency == Consistency::Linearizable && lags(route, reader.time_ms()) {
             // Before the first pair is given: a scan keeps its snapshot.
             let expiring;
-            (reader, expiring) = self.is_expiring(reader, slots).await?;
+            (reader, expiring) = self.is_expiring(route, reader, slots).await?;
             if expiring {
                 self.move_time_on(route).await?;
                 reader = self.reader(route, request.consistency, options).await?;

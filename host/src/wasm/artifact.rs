@@ -9,6 +9,7 @@ use std::hash::Hash;
 use wasmtime::{Engine, Module};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use super::check::check;
 use super::engine::PluginEngine;
 use super::error::ModuleError;
 use super::module::{ModuleHash, PluginModule};
@@ -64,8 +65,8 @@ impl PluginModule {
         artifact: &[u8],
     ) -> Result<PluginModule, ArtifactError> {
         let (header, code) = artifact.split_at_checked(HEADER_BYTES).ok_or(ArtifactError::Other)?;
-        let ModuleHash(hash) = ModuleHash::of(bytes);
-        let expected = [&MAGIC[..], &settings(engine.engine()), &hash].concat();
+        let hash = ModuleHash::of(bytes);
+        let expected = [&MAGIC[..], &settings(engine.engine()), &hash.0].concat();
         let (origin, checksum) = header.split_at(expected.len());
         if origin != expected {
             return Err(ArtifactError::Other);
@@ -74,7 +75,7 @@ impl PluginModule {
             return Err(ArtifactError::Damaged);
         }
         let module = deserialize(engine.engine(), code)?;
-        Ok(PluginModule::of(engine, bytes, &module)?)
+        Ok(PluginModule::of(engine, hash, check(bytes)?, &module)?)
     }
 }
 

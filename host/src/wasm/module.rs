@@ -54,24 +54,24 @@ impl PluginModule {
     /// # Errors
     /// [`ModuleError`] says what is the matter with the module and how to get rid of it.
     pub fn compile(engine: &PluginEngine, bytes: &[u8]) -> Result<PluginModule, ModuleError> {
-        let check::Examined { outline, stack, .. } = check::examine(bytes)?;
+        let check::Examined { info, outline, stack } = check::examine(bytes)?;
         let limited = instrument(bytes, &outline, &stack)
             .map_err(|error| ModuleError::Invalid(error.message().to_owned()))?;
         let module =
             Module::from_binary(engine.engine(), &limited).map_err(ModuleError::Compile)?;
-        PluginModule::of(engine, bytes, &module)
+        PluginModule::of(engine, ModuleHash::of(bytes), info, &module)
     }
 
-    /// The module with these `bytes`, which was compiled.
+    /// A module that was checked and compiled.
     pub(super) fn of(
         engine: &PluginEngine,
-        bytes: &[u8],
+        hash: ModuleHash,
+        info: ModuleInfo,
         module: &Module,
     ) -> Result<PluginModule, ModuleError> {
-        let info = check::check(bytes)?;
         let pre = engine.linker().instantiate_pre(module).map_err(ModuleError::Compile)?;
         let label = format!("{} {}", info.manifest.name, info.manifest.version).into();
-        let inner = Inner { hash: ModuleHash::of(bytes), info, label, pre };
+        let inner = Inner { hash, info, label, pre };
         Ok(PluginModule { inner: Arc::new(inner) })
     }
 

@@ -24,7 +24,6 @@ async fn a_replica_that_differs_from_the_others_is_made_anew() {
     }
     let leader = cluster.leader_of("shard_0").await;
     let other = (leader + 1) % 3;
-    cluster.node(other).client().await.status().await.unwrap();
     cluster.node_mut(other).stop();
     cluster.restart(other);
     cluster.wait_until_ready();

@@ -23,11 +23,11 @@ async fn a_version_is_activated_under_load_and_rolled_back_and_nobody_notices() 
     let mut record = Record::default();
     record.note(active(&cluster, 0));
     upload(&cluster, 1, &two);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    callers.go_on().await;
     let operation = activated(&cluster, 2, &two);
     assert!(operation["message"].as_str().unwrap().contains("shard_3 from index "), "{operation}");
     record.note(active(&cluster, 0));
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    callers.go_on().await;
     let answer = cluster.request(0, "POST", "/admin/plugin/vers/rollback", "{}");
     assert_eq!(
         (answer.status, &answer.json()["state"]),
@@ -36,7 +36,7 @@ async fn a_version_is_activated_under_load_and_rolled_back_and_nobody_notices() 
         answer.text()
     );
     record.note(active(&cluster, 0));
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    callers.go_on().await;
     let counted = callers.stop().await;
     for caller in &counted {
         let versions: Vec<u8> = caller.answers.iter().map(|answer| answer.version).collect();

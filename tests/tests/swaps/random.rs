@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     module::Version,
-    support::{Callers, Record, activate, active, three_nodes, upload},
+    support::{Callers, Record, active, three_nodes, upload},
 };
 
 /// Switches; more with this variable.
@@ -72,5 +72,4 @@ async fn random_switches_under_load_with_crashes_lose_and_mix_nothing() {
     // Whatever was switched last, all shards run it.
     let run: std::collections::BTreeSet<u8> = active(&cluster, 0).values().map(|a| a.0).collect();
     assert_eq!(run.len(), 1, "{run:?}");
-    let _ = activate(&cluster, 0, &versions[0], &json!({"dry_run": true}));
 }

@@ -5,13 +5,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use raft_kv_client::RaftKVClient;
-use raft_kv_tests::{Cluster, ClusterOptions, NodeOptions, http::Response};
+use raft_kv_tests::{Cluster, ClusterOptions, NodeOptions, eventually, http::Response};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -19,6 +19,8 @@ use crate::module::{Answer, Version};
 
 /// Slots of the clusters.
 const SLOTS: u32 = 256;
+/// Within this callers are answered, whatever happens to their shards.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Three nodes whose shards run this version.
 pub fn three_nodes(version: &Version, shards: u32) -> Cluster {
@@ -113,6 +115,8 @@ pub struct Counted {
 
 /// Callers who count, each under a key in a slot of its own.
 pub struct Callers {
+    /// How often each has been answered.
+    answered: Vec<Arc<AtomicUsize>>,
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<Counted>>,
 }
@@ -120,8 +124,10 @@ pub struct Callers {
 impl Callers {
     pub fn start(client: &RaftKVClient, count: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let call = |key: String| {
+        let answered: Vec<Arc<AtomicUsize>> = (0..count).map(|_| Arc::default()).collect();
+        let call = |(key, answered): (String, &Arc<AtomicUsize>)| {
             let (client, stop) = (client.clone(), Arc::clone(&stop));
+            let answered = Arc::clone(answered);
             tokio::spawn(async move {
                 let mut counted = Counted { key, answers: Vec::new(), longest: Duration::ZERO };
                 while !stop.load(Ordering::Relaxed) {
@@ -133,13 +139,25 @@ impl Callers {
                     let before = counted.answers.last().map_or(0, |last| last.count);
                     assert_eq!(answer.count, before + 1, "{} after {before}", counted.key);
                     counted.answers.push(answer);
+                    answered.fetch_add(1, Ordering::Relaxed);
                     counted.longest = counted.longest.max(took);
                 }
                 counted
             })
         };
-        let tasks = keys(count).into_iter().map(call).collect();
-        Callers { stop, tasks }
+        let tasks = keys(count).into_iter().zip(&answered).map(call).collect();
+        Callers { answered, stop, tasks }
+    }
+
+    /// Waits until each has been answered some more commands that it began after this.
+    pub async fn go_on(&self) {
+        let counts = || self.answered.iter().map(|count| count.load(Ordering::Relaxed));
+        // The first may have begun before.
+        let goals: Vec<usize> = counts().map(|count| count + 3).collect();
+        eventually("all callers to be answered", ANSWERED_WITHIN, async || {
+            counts().zip(&goals).all(|(count, goal)| count >= *goal).then_some(())
+        })
+        .await;
     }
 
     /// Has them stop; gives what they were answered.

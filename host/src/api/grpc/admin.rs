@@ -169,11 +169,9 @@ impl Admin for AdminApi {
         request: Request<v1::UploadPluginRequest>,
     ) -> Answer<v1::PluginResponse> {
         let v1::UploadPluginRequest { module, timeout_ms, request_id } = request.into_inner();
-        let uploaded = self.service.upload_plugin(module, request_id).await;
-        let (id, plugin) = uploaded.map_err(status_of)?;
-        let operation = self.service.await_operation(id, wait(timeout_ms)).await;
-        let operation = Some(wire::operation(operation.map_err(status_of)?));
-        let plugin = Some(wire::plugin(plugin));
+        let uploaded = operation::upload(&self.service, module, request_id, wait(timeout_ms)).await;
+        let (operation, plugin) = uploaded.map_err(status_of)?;
+        let (operation, plugin) = (Some(wire::operation(operation)), Some(wire::plugin(plugin)));
         Ok(Response::new(v1::PluginResponse { operation, plugin, trials: Vec::new() }))
     }
 

@@ -130,9 +130,10 @@ impl Raft for RaftApi {
         &self,
         request: Request<v1::FetchPluginRequest>,
     ) -> Result<Response<Self::FetchPluginStream>, Status> {
-        let request = request.into_inner();
-        let module = self.service()?.module_of_plugin(&request.plugin).map_err(status_of)?;
-        Ok(Response::new(self.network()?.send_module(request, module)?))
+        let v1::FetchPluginRequest { hello, plugin } = request.into_inner();
+        self.network()?.check_order(hello)?;
+        let module = self.service()?.module_of_plugin(&plugin).map_err(status_of)?;
+        Ok(Response::new(self.network()?.send_module(module)))
     }
 
     async fn join(

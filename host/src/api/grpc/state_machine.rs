@@ -1,9 +1,6 @@
 //! `raftkv.v1.StateMachine`.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use futures::{
     FutureExt, Stream, StreamExt, future::BoxFuture, stream::BoxStream, stream::FuturesUnordered,
@@ -24,7 +21,7 @@ use super::{
 };
 use crate::service::{
     self, AtomicReply, CallOptions, KvKind, LeaderRoute, Operation, OperationKind, OperationReply,
-    RequestKind, Service, ServiceError, SlotRange, WriteOptions,
+    RequestKind, Service, ServiceError, SlotRange, WriteOptions, unix_ms,
 };
 
 /// Requests of a pipeline that are taken together, at most.
@@ -81,7 +78,6 @@ impl StateMachine for StateMachineApi {
         &self,
         _request: Request<v1::RoutingRequest>,
     ) -> Result<Response<v1::RoutingResponse>, Status> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let (cluster_id, slots) = self.service.cluster();
         let (version, leaders) = self.service.leaders();
         Ok(Response::new(v1::RoutingResponse {
@@ -89,7 +85,7 @@ impl StateMachine for StateMachineApi {
             version,
             slots,
             shards: leaders.into_iter().map(shard_route).collect(),
-            unix_ms: now.map_or(0, |now| now.as_millis() as u64),
+            unix_ms: unix_ms(),
             nodes: self.service.node_addresses(),
         }))
     }

@@ -182,24 +182,29 @@ async fn set_balancer(State(service): At, Sent(Balancer { enabled }): Sent<Balan
 async fn carry_out(service: &Service, request: OperationRequest, wait: Wait) -> Answer {
     let within = wait.0.unwrap_or(DEFAULT_WAIT);
     let operation = operation::carry_out(service, Asked { request, request_id: 0, within }).await?;
-    finished(operation)
+    let (status, operation) = standing(operation)?;
+    Ok((status, Json(operation)).into_response())
 }
 
-/// The answer of an operation that is over, or goes on.
-fn finished(operation: OperationView) -> Answer {
+/// An operation that is over or goes on, and the status that says so; one that was rolled back is
+/// an error.
+fn standing(operation: OperationView) -> Result<(StatusCode, OperationView), ApiError> {
     if operation.state == "rolled_back" {
         let OperationView { id, description, message, .. } = operation;
         let message = format!("operation {id} ({description}) was rolled back: {message}");
         return Err(ApiError::new(StatusCode::CONFLICT, "rolled_back", message));
     }
-    Ok(with_status(operation))
+    Ok((status_of(&operation), operation))
+}
+
+fn status_of(operation: &OperationView) -> StatusCode {
+    match operation.state.as_str() {
+        "running" => StatusCode::ACCEPTED,
+        _ => StatusCode::OK,
+    }
 }
 
 /// An operation that has ended, or that goes on.
 fn with_status(operation: OperationView) -> Response {
-    let status = match operation.state.as_str() {
-        "running" => StatusCode::ACCEPTED,
-        _ => StatusCode::OK,
-    };
-    (status, Json(operation)).into_response()
+    (status_of(&operation), Json(operation)).into_response()
 }

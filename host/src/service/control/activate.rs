@@ -4,7 +4,7 @@
 //! Which shard is switched from what to what is on record before it is: whoever takes the operation up
 //! knows what is left to do, and what there is to undo.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use raft_kv_proto::v1::{SwitchTrial, TrySwitchOrder, order::Kind};
@@ -15,7 +15,7 @@ use crate::{
     failpoint,
     machine::{Refusal, ShardChange},
     meta::{Change, MetaState, Operation, OperationStep, Switch, TaskKind},
-    service::{Service, ServiceError, orders::ChangeOutcome},
+    service::{Service, ServiceError, orders::ChangeOutcome, unix_ms},
     storage::{Allowance, PluginId, ShardRecord},
 };
 
@@ -76,11 +76,10 @@ impl Service {
         if let Some((group, switch)) = begun {
             return self.activate(copy, operation, GroupId(*group), switch).await;
         }
-        let (named, plugin) =
-            match copy.plugin_named(&operation.task.plugin, &operation.task.version) {
-                Ok((id, plugin)) => (id, plugin),
-                Err(gone) => return Ok(give_up(operation, gone.to_string())),
-            };
+        let named = match copy.plugin_named(&operation.task.plugin, &operation.task.version) {
+            Ok((id, _)) => id,
+            Err(gone) => return Ok(give_up(operation, gone.to_string())),
+        };
         let is_left = |shard: &&ShardRecord| {
             !operation.switched.contains_key(&shard.group.0)
                 && match operation.task.kind() {
@@ -88,11 +87,10 @@ impl Service {
                     _ => (shard.plugin, shard.allowance) != (named, allowance_of(operation)),
                 }
         };
-        let mut left = copy.shards_of(&operation.task).filter(is_left);
-        let is_canary = |shard: &&ShardRecord| shard.name == operation.task.canary;
-        let canary = copy.shards_of(&operation.task).filter(is_left).find(is_canary);
-        let Some(shard) = canary.or_else(|| left.next()) else {
-            let label = format!("{} {}", plugin.name, plugin.version);
+        let left: Vec<&ShardRecord> = copy.shards_of(&operation.task).filter(is_left).collect();
+        let canary = left.iter().find(|shard| shard.name == operation.task.canary);
+        let Some(shard) = canary.or(left.first()) else {
+            let label = format!("{} {}", operation.task.plugin, operation.task.version);
             return Ok(Attempt::Over(crate::meta::Outcome::Done, summary(copy, operation, &label)));
         };
         let look = self.look(shard.group, FIND_WITHIN).await.map_err(failed)?;
@@ -181,7 +179,7 @@ impl Service {
         let task = &operation.task;
         if record.name == task.canary && task.canary_ms > 0 {
             after.set_step(OperationStep::Watch);
-            after.watched_until_ms = now_ms() + task.canary_ms;
+            after.watched_until_ms = unix_ms() + task.canary_ms;
             after.faults_before = self.faults_of(record.group).await.unwrap_or(0);
         }
         Attempt::Changed(Box::new(after))
@@ -207,7 +205,7 @@ impl Service {
             );
             return Ok(give_up(operation, reason));
         }
-        match now_ms() >= operation.watched_until_ms {
+        match unix_ms() >= operation.watched_until_ms {
             true => Ok(Attempt::Next(OperationStep::Activate)),
             false => Attempt::wait(format!("the canary, shard {name}, is watched")),
         }
@@ -303,8 +301,4 @@ fn bytes_of(plugin: &PluginId) -> Bytes {
 
 fn id_of(bytes: &Bytes) -> Option<PluginId> {
     bytes.as_ref().try_into().ok()
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }

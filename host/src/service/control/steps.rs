@@ -14,6 +14,7 @@ use crate::{
         Service, ServiceError,
         moves::Move,
         orders::{self, ChangeOutcome},
+        unix_ms,
     },
     storage::{Frozen, Phase, ShardRecord, first_replica, node_number},
 };
@@ -103,18 +104,13 @@ impl Service {
             nodes: [(number, node.clone())].into(),
             plugin,
             phase: Phase::Frozen(closed),
-            index_base: self.index_base_of_new(),
+            // Beyond those that earlier owners of its slots can have shown: milliseconds pass faster
+            // than a log grows.
+            index_base: unix_ms(),
             ..ShardRecord::default()
         };
         self.order(number, orders::found(&record, entry.folder)).await.map_err(failed)?;
         Attempt::wait(format!("node {node} is making the first replica"))
-    }
-
-    /// The index that a new shard's plugin is shown begins beyond those that earlier owners
-    /// of its slots can have shown: milliseconds pass faster than a log grows.
-    fn index_base_of_new(&self) -> u64 {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        now.map_or(0, |now| now.as_millis() as u64)
     }
 
     async fn split(

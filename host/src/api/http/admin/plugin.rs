@@ -9,16 +9,19 @@ use axum::{
     response::IntoResponse,
     routing::{delete, get, post},
 };
-use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Answer, At, DEFAULT_WAIT, carry_out, finished,
+    Answer, At, DEFAULT_WAIT, carry_out,
     request::{InPath, Sent, Wait},
+    standing,
 };
 use crate::{
-    api::http::{body, error::ApiError},
+    api::{
+        http::{body, error::ApiError},
+        operation,
+    },
     service::{Activation, MAX_MODULE_BYTES, OperationRequest, Service, ServiceError},
 };
 
@@ -99,15 +102,9 @@ async fn upload(State(service): At, Wait(within): Wait, module: Body) -> Answer 
     if module.is_empty() {
         return Err(ApiError::bad_request("the body is empty: send the module's bytes"));
     }
-    let (id, plugin) = service.upload_plugin(module, 0).await?;
-    let operation = service.await_operation(id, within.unwrap_or(DEFAULT_WAIT)).await?;
-    if operation.state == "rolled_back" {
-        return finished(operation);
-    }
-    let status = match operation.state.as_str() {
-        "running" => StatusCode::ACCEPTED,
-        _ => StatusCode::OK,
-    };
+    let within = within.unwrap_or(DEFAULT_WAIT);
+    let (operation, plugin) = operation::upload(&service, module, 0, within).await?;
+    let (status, operation) = standing(operation)?;
     Ok((status, Json(json!({"plugin": plugin, "operation": operation}))).into_response())
 }
 
