@@ -60,17 +60,7 @@ impl Fixture {
             .expect("the embedded plugin can be used");
         let machine = Machine::open(storage, plugins, Arc::clone(&snapshots), threads, GroupId(0))
             .expect("a new machine opens");
-        let all = SlotRange { start: Slot(0), end: Slot(SLOTS) };
-        let record = ShardRecord {
-            group: GROUP,
-            replica: ReplicaId(1),
-            name: "shard_0".to_owned(),
-            epoch: 1,
-            slots: vec![all],
-            plugin,
-            started: true,
-            ..ShardRecord::default()
-        };
+        let record = ShardRecord { plugin, ..shard_record() };
         let shards = if has_shard { vec![record] } else { Vec::new() };
         machine.create(shards, None).expect("a shard can be made");
         Fixture { machine: Arc::new(machine), snapshots, _folder: folder }
@@ -80,6 +70,20 @@ impl Fixture {
 impl Default for Fixture {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// The one shard, which owns every slot.
+fn shard_record() -> ShardRecord {
+    let all = SlotRange { start: Slot(0), end: Slot(SLOTS) };
+    ShardRecord {
+        group: GROUP,
+        replica: ReplicaId(1),
+        name: "shard_0".to_owned(),
+        epoch: 1,
+        slots: vec![all],
+        started: true,
+        ..ShardRecord::default()
     }
 }
 
@@ -109,9 +113,12 @@ impl PutLog {
         let commands = (0..commands).map(|_| self.command()).collect();
         let kind = EntryKind::Commands as i32;
         let payload = Payload { kind, epoch: 1, time_ms: 1, commands, ..Payload::default() };
+        // As it comes out of the log: the commands are pieces of one buffer.
+        let payload = Payload::decode_entry(payload.encode_entry().into());
+        let payload = payload.expect("it was just made");
         let position = LogPosition { index: self.next, term: Term(6) };
         self.next = self.next.next();
-        let entry = CommittedEntry { position, payload: Some(payload) };
+        let entry = CommittedEntry { position, payload };
         [GroupEntries { group: GROUP, entries: vec![entry] }]
     }
 

@@ -1,26 +1,31 @@
 //! The key-value state machine compiled natively, on the node's own storage:
-//! the yardstick for plugins. It does everything that the node does for a
-//! plugin's commands but cross into WebAssembly.
+//! the yardstick for plugins. It does for each command what the node does (looks
+//! whether the shard owns the slot, runs it over an overlay, folds what it wrote
+//! and answered into the state hash) but cross into WebAssembly. What the node
+//! does once a batch it leaves out.
 
 use std::{ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use raft_kv::storage::{
-    ApplyState, Overlay, OwnedSnapshot, ReadView, Slot, Storage, StorageError, WriteSet,
+    ApplyState, Overlay, OwnedSnapshot, ReadView, ShardRecord, Slot, Storage, StorageError,
+    WriteSet,
 };
+use raft_kv::wasm::Seed;
 use raft_kv_plugin_kv::KeyValue;
-use raft_kv_sdk::{Facts, Level, ScanRange, native};
+use raft_kv_sdk::{Level, Place, ScanRange, native};
 use raft_lite::{
-    ApplyError, CommandOutcome, Effects, GroupDescriptor, GroupEntries, GroupId, Index, ReplicaId,
-    SnapshotMeta, SnapshotReply, StateMachine,
+    ApplyError, CommandOutcome, Effects, GroupDescriptor, GroupEntries, GroupId, Index, Rejection,
+    ReplicaId, SnapshotMeta, SnapshotReply, StateMachine,
 };
-use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::{GROUP, open_storage};
+use crate::{GROUP, open_storage, shard_record};
 
 /// A machine without a sandbox.
 pub struct NativeMachine {
     storage: Arc<Storage>,
+    record: ShardRecord,
     _folder: tempfile::TempDir,
 }
 
@@ -29,14 +34,14 @@ impl NativeMachine {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let storage = open_storage(&folder.path().join("state"));
-        NativeMachine { storage, _folder: folder }
+        NativeMachine { storage, record: shard_record(), _folder: folder }
     }
 
     /// Answers one query from a snapshot.
     pub fn query(&self, slot: Slot, request: &[u8]) -> Vec<u8> {
         let snapshot = OwnedSnapshot::new(Arc::clone(&self.storage));
         let view = ReadView::Snapshot(Arc::new(snapshot));
-        let mut host = NativeHost { overlay: Overlay::new(view), facts: facts(slot.0, 0, 0) };
+        let mut host = NativeHost { overlay: Overlay::new(view), place: place(slot.0, 0, 0) };
         host.overlay.begin(slot);
         let response = native::query::<KeyValue>(&mut host, request);
         response.expect("the query is well-formed").into_vec()
@@ -53,24 +58,41 @@ impl StateMachine for NativeMachine {
     fn apply(&self, batch: &[GroupEntries], effects: &mut Effects) -> Result<(), ApplyError> {
         let mut writes = WriteSet::new();
         let overlay = Overlay::new(ReadView::Latest(Arc::clone(&self.storage)));
-        let mut host = NativeHost { overlay, facts: facts(0, 0, 0) };
+        let mut host = NativeHost { overlay, place: place(0, 0, 0) };
         let mut state = ApplyState::INITIAL;
-        for entry in batch.iter().flat_map(|group| &group.entries) {
+        let entries = batch.iter().flat_map(|group| &group.entries);
+        let mut ran = Vec::new();
+        for entry in entries.clone() {
             state.applied = entry.position;
             let commands = entry.payload.iter().flat_map(|payload| &payload.commands);
             for (position, command) in commands.enumerate() {
-                host.facts = facts(command.slot, entry.position.index.0, position as u32);
+                if !self.record.owns(Slot(command.slot)) || self.record.is_frozen() {
+                    ran.push(CommandOutcome::Rejected(Rejection::SlotNotOwned));
+                    continue;
+                }
+                host.place = place(command.slot, entry.position.index.0, position as u32);
                 host.overlay.begin(Slot(command.slot));
                 let response = native::apply::<KeyValue>(&mut host, &command.payload)
                     .expect("the command is well-formed")
                     .into_vec();
                 host.overlay.seal();
-                state.state_hash = xxh3_64_with_seed(&response, state.state_hash);
-                effects.outcomes.push(CommandOutcome::Applied(response.into()));
+                ran.push(CommandOutcome::Applied(response.into()));
             }
         }
-        for hash in host.overlay.take_write_hashes() {
-            state.state_hash = xxh3_64_with_seed(&hash.to_le_bytes(), state.state_hash);
+        let mut written = host.overlay.take_write_hashes().into_iter();
+        let mut ran = ran.into_iter();
+        for entry in entries {
+            let index = entry.position.index.0.to_le_bytes();
+            state.state_hash = xxh3_64_with_seed(&index, state.state_hash);
+            for _ in entry.payload.iter().flat_map(|payload| &payload.commands) {
+                let outcome = ran.next().expect("each command has an outcome");
+                if let CommandOutcome::Applied(response) = &outcome {
+                    let written = written.next().expect("what was applied was sealed");
+                    let hash = xxh3_64_with_seed(&written.to_le_bytes(), state.state_hash);
+                    state.state_hash = xxh3_64_with_seed(response, hash);
+                }
+                effects.outcomes.push(outcome);
+            }
         }
         host.overlay.drain_into(&mut writes);
         writes.put_apply_state(GROUP, &state);
@@ -123,22 +145,23 @@ fn only_applies(group: GroupId) -> ApplyError {
     ApplyError { group, message: "a yardstick only applies".to_owned() }
 }
 
-fn facts(slot: u32, log_index: u64, position: u32) -> Facts {
-    let place = log_index.to_le_bytes();
-    let mut seed = [0; 32];
-    seed[..16].copy_from_slice(&xxh3_128_with_seed(&place, 0).to_le_bytes());
-    seed[16..].copy_from_slice(&xxh3_128_with_seed(&place, 1).to_le_bytes());
-    Facts { log_index, time_ms: 1, slot, position, seed }
+fn place(slot: u32, log_index: u64, position: u32) -> Place {
+    Place { log_index, time_ms: 1, slot, position }
 }
 
 struct NativeHost {
     overlay: Overlay,
-    facts: Facts,
+    place: Place,
 }
 
 impl native::Host for NativeHost {
-    fn facts(&self) -> Facts {
-        self.facts.clone()
+    fn place(&self) -> Place {
+        self.place
+    }
+
+    fn seed(&self) -> [u8; 32] {
+        let Place { log_index: index, position, .. } = self.place;
+        Seed::At { group: GROUP.0, index, position }.bytes()
     }
 
     fn get(&mut self, key: &[u8], value: &mut Vec<u8>) -> bool {

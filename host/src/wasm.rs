@@ -63,6 +63,7 @@ mod manifest;
 mod memory;
 mod module;
 mod outline;
+mod seed;
 mod state;
 mod storage;
 #[cfg(test)]
@@ -77,5 +78,6 @@ pub use limits::{Limits, MAX_MESSAGE_BYTES, MAX_RESPONSE_BYTES};
 pub use manifest::{Manifest, is_plugin_name};
 pub use memory::{MemoryStorage, Writes};
 pub use module::{ModuleHash, PluginModule};
+pub use seed::Seed;
 pub use state::Call;
 pub use storage::{PluginStorage, RowFn, ScanId, ScanRange};

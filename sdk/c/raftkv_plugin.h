@@ -9,6 +9,10 @@
  *     RAFTKV_EXPORT(apply) void apply(void) { ... }
  *     RAFTKV_EXPORT(query) void query(void) { ... }
  *
+ * and, if it carries over what another version has stored,
+ *
+ *     RAFTKV_EXPORT(migrate) void migrate(void) { ... }
+ *
  * and is built by
  *
  *     clang --target=wasm32 -O2 -ffreestanding -nostdlib -Wl,--no-entry -Wl,-z,stack-size=65536 \
@@ -58,6 +62,9 @@ RAFTKV_STATIC_ASSERT(sizeof(void *) == 4, "plugins are built for wasm32");
 /* Flag of raftkv_scan_open: from the last row to the first. */
 #define RAFTKV_REVERSE UINT32_C(1)
 
+/* What raftkv_exchange writes to place: raftkv_context_t as far as position. */
+#define RAFTKV_PLACE_LEN UINT32_C(24)
+
 /* Beyond these sizes, in bytes, and that number of scans, a call is a `bad call`. */
 #define RAFTKV_MAX_KEY_LEN UINT32_C(65567)
 #define RAFTKV_MAX_VALUE_LEN (UINT32_C(9) * 1024 * 1024)
@@ -103,6 +110,13 @@ RAFTKV_STATIC_ASSERT(sizeof(raftkv_row_t) == 8, "as in the ABI");
 /* Ends the running command and gives the next one: a size, or RAFTKV_NONE when there are no more. A
  * command that does not fit has not begun. */
 RAFTKV_IMPORT(next_command) int64_t raftkv_next_command(void *buf, uint32_t cap);
+
+/* raftkv_respond, unless response_len is 0, and raftkv_next_command in one call. If place is not NULL,
+ * the first RAFTKV_PLACE_LEN bytes of a raftkv_context_t are written there. When the command does not
+ * fit, the response has been taken: the next call comes without one. */
+RAFTKV_IMPORT(exchange)
+int64_t raftkv_exchange(const void *response, uint32_t response_len, void *buf, uint32_t cap,
+                        void *place);
 
 /* The value of a key: a size, or RAFTKV_NONE. */
 RAFTKV_IMPORT(get)

@@ -9,38 +9,43 @@ use crate::{
 
 /// What the export `apply` does.
 pub fn apply<M: StateMachine>() {
-    run_batch(|command| M::apply(&Context::new(Backend::new()), command));
+    run_batch(imports::exchange_placed, |command, place| {
+        M::apply(&Context::new(Backend::new(), Some(place)), command)
+    });
 }
 
-/// What the export `query` does.
+/// What the export `query` does. Where a query stands is asked for when it matters, because the host
+/// takes it that the answer then depends on the time.
 pub fn query<M: StateMachine>() {
-    run_batch(|request| M::query(&QueryContext::new(Backend::new()), request));
+    let next =
+        |answer: &[u8], request: &mut Vec<u8>| imports::exchange(answer, request).then_some(());
+    run_batch(next, |request, ()| M::query(&QueryContext::new(Backend::new(), None), request));
 }
 
 /// What the export `migrate` does.
 pub fn migrate<M: Migrate>() {
-    run_batch(|command| match Migration::parse(command) {
+    run_batch(imports::exchange_placed, |command, place| match Migration::parse(command) {
         Some(migration) => {
-            M::migrate(&Context::new(Backend::new()), &migration)?;
+            M::migrate(&Context::new(Backend::new(), Some(place)), &migration)?;
             Ok(Response::empty())
         }
         None => Err(Failure::new(codes::MALFORMED, "the host's request to migrate is unknown")),
     });
 }
 
-fn run_batch(run: impl Fn(&[u8]) -> Result<Response, Failure>) {
+/// Pulls commands with `next`, which is given the response to the one before.
+fn run_batch<P>(
+    next: impl Fn(&[u8], &mut Vec<u8>) -> Option<P>,
+    run: impl Fn(&[u8], P) -> Result<Response, Failure>,
+) {
     send_panics_to_the_host();
     let mut command = Buffer::new();
-    while imports::next_command(&mut command) {
-        match run(&command) {
-            Ok(response) => {
-                let bytes = response.as_bytes();
-                if !bytes.is_empty() {
-                    imports::respond(bytes);
-                }
-            }
-            Err(failure) => imports::fail(&failure),
-        }
+    let mut response = Response::empty();
+    while let Some(place) = next(response.as_bytes(), &mut command) {
+        response = run(&command, place).unwrap_or_else(|failure| {
+            imports::fail(&failure);
+            Response::empty()
+        });
     }
 }
 

@@ -7,7 +7,7 @@
 //! [`KEPT_BUFFERS`] buffers growing a few times each, some ten thousand units of fuel, far below the
 //! half of the limit that the host keeps in reserve for a fresh instance.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
 /// Capacity of a new buffer, in bytes: enough for most keys and values to fit at the first call.
@@ -21,7 +21,33 @@ const KEPT_BUFFERS: usize = 8;
 const KEPT_CAPACITY: usize = 256 * 1024;
 
 thread_local! {
-    static POOL: Cell<Vec<Vec<u8>>> = const { Cell::new(Vec::new()) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool::new()) };
+}
+
+/// The idle buffers. In an array, so that keeping one never allocates.
+struct Pool {
+    buffers: [Vec<u8>; KEPT_BUFFERS],
+    count: usize,
+}
+
+impl Pool {
+    const fn new() -> Self {
+        Self { buffers: [const { Vec::new() }; KEPT_BUFFERS], count: 0 }
+    }
+
+    fn take(&mut self) -> Option<Vec<u8>> {
+        self.count = self.count.checked_sub(1)?;
+        Some(std::mem::take(self.buffers.get_mut(self.count)?))
+    }
+
+    /// Keeps a buffer, or frees it if there are enough.
+    #[inline]
+    fn keep(&mut self, buffer: Vec<u8>) {
+        if let Some(place) = self.buffers.get_mut(self.count) {
+            *place = buffer;
+            self.count += 1;
+        }
+    }
 }
 
 /// A growable byte buffer, used like the `Vec<u8>` it derefs to.
@@ -33,13 +59,9 @@ pub struct Buffer(Vec<u8>);
 impl Buffer {
     /// An empty buffer, with some room.
     #[must_use]
+    #[inline]
     pub fn new() -> Self {
-        let kept = POOL.try_with(|pool| {
-            let mut buffers = pool.take();
-            let buffer = buffers.pop();
-            pool.set(buffers);
-            buffer
-        });
+        let kept = POOL.try_with(|pool| pool.borrow_mut().take());
         Self(kept.ok().flatten().unwrap_or_else(|| Vec::with_capacity(FIRST_CAPACITY)))
     }
 
@@ -51,6 +73,7 @@ impl Buffer {
 }
 
 impl Drop for Buffer {
+    #[inline]
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.0);
         if !(FIRST_CAPACITY..=KEPT_CAPACITY).contains(&bytes.capacity()) {
@@ -58,13 +81,7 @@ impl Drop for Buffer {
         }
         bytes.clear();
         // The pool is gone only while its thread ends; then the buffer is simply freed.
-        let _ = POOL.try_with(|pool| {
-            let mut buffers = pool.take();
-            if buffers.len() < KEPT_BUFFERS {
-                buffers.push(bytes);
-            }
-            pool.set(buffers);
-        });
+        let _ = POOL.try_with(|pool| pool.borrow_mut().keep(bytes));
     }
 }
 
@@ -125,10 +142,7 @@ mod tests {
     use super::{Buffer, KEPT_BUFFERS, KEPT_CAPACITY, POOL};
 
     fn kept() -> usize {
-        let buffers = POOL.take();
-        let count = buffers.len();
-        POOL.set(buffers);
-        count
+        POOL.with_borrow(|pool| pool.count)
     }
 
     #[test]

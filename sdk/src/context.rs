@@ -1,4 +1,4 @@
-//! What a command or a query may do: storage, and the facts about the entry it is in.
+//! What a command or a query may do: storage, and where in the log it stands.
 //!
 //! [`QueryContext`] is the read half; [`Context`] derefs to it and adds writing. So a function that
 //! takes a `&QueryContext` serves commands and queries alike, and a query that writes does not
@@ -16,9 +16,9 @@ use crate::imports::Backend;
 use crate::native::Backend;
 use crate::{Buffer, Random, Scan, Values};
 
-/// What the log says about a command, the same on every replica.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+/// Where a command stands in its shard's log, the same on every replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
     /// Index of the entry in its shard's log; in a query, of the last entry applied.
     pub log_index: u64,
     /// Replicated time in milliseconds since 1970-01-01 UTC; never goes back.
@@ -27,8 +27,6 @@ pub struct Facts {
     pub slot: u32,
     /// Position of the command among those of its entry, from 0.
     pub position: u32,
-    /// Random bytes, different for every command.
-    pub seed: [u8; 32],
 }
 
 /// How much a log line matters.
@@ -54,13 +52,13 @@ pub enum Level {
 /// ```
 pub struct QueryContext<'h> {
     backend: Backend<'h>,
-    /// Fetched when first asked for: most queries need none of it.
-    facts: OnceCell<Facts>,
+    /// Fetched when first asked for, unless it came with the command.
+    place: OnceCell<Place>,
 }
 
 impl<'h> QueryContext<'h> {
-    pub(crate) const fn new(backend: Backend<'h>) -> Self {
-        Self { backend, facts: OnceCell::new() }
+    pub(crate) fn new(backend: Backend<'h>, place: Option<Place>) -> Self {
+        Self { backend, place: place.map_or_else(OnceCell::new, OnceCell::from) }
     }
 
     pub(crate) const fn backend(&self) -> &Backend<'h> {
@@ -100,33 +98,37 @@ impl<'h> QueryContext<'h> {
 
     /// Index of the command's entry in its shard's log; in a query, of the last entry applied.
     #[must_use]
+    #[inline]
     pub fn log_index(&self) -> u64 {
-        self.facts().log_index
+        self.place().log_index
     }
 
     /// Replicated time in milliseconds since 1970-01-01 UTC: the same on every replica, never going
     /// back; in a query, that of the last entry applied.
     #[must_use]
+    #[inline]
     pub fn time_ms(&self) -> u64 {
-        self.facts().time_ms
+        self.place().time_ms
     }
 
     /// The slot whose keys this command sees.
     #[must_use]
+    #[inline]
     pub fn slot(&self) -> u32 {
-        self.facts().slot
+        self.place().slot
     }
 
     /// Position of the command among those of its entry, from 0.
     #[must_use]
+    #[inline]
     pub fn position(&self) -> u32 {
-        self.facts().position
+        self.place().position
     }
 
     /// Random bytes, the same on every replica and different for every command.
     #[must_use]
     pub fn seed(&self) -> [u8; 32] {
-        self.facts().seed
+        self.backend.seed()
     }
 
     /// Random numbers from the [`seed`](Self::seed), the same on every replica. Each call begins anew:
@@ -141,8 +143,9 @@ impl<'h> QueryContext<'h> {
         self.backend.log(level, message);
     }
 
-    fn facts(&self) -> &Facts {
-        self.facts.get_or_init(|| self.backend.facts())
+    #[inline]
+    fn place(&self) -> &Place {
+        self.place.get_or_init(|| self.backend.place())
     }
 }
 
@@ -152,19 +155,21 @@ impl<'h> QueryContext<'h> {
 pub struct Context<'h>(QueryContext<'h>);
 
 impl<'h> Context<'h> {
-    pub(crate) const fn new(backend: Backend<'h>) -> Self {
-        Self(QueryContext::new(backend))
+    pub(crate) fn new(backend: Backend<'h>, place: Option<Place>) -> Self {
+        Self(QueryContext::new(backend, place))
     }
 
     /// Sets `key` to `value`.
     ///
     /// A key longer than [`MAX_KEY_LEN`](crate::MAX_KEY_LEN) or a value longer than
     /// [`MAX_VALUE_LEN`](crate::MAX_VALUE_LEN) ends the command as a `bad call`.
+    #[inline]
     pub fn put(&self, key: &[u8], value: &[u8]) {
         self.backend().put(key, value);
     }
 
     /// Removes `key`; nothing happens if it has no value.
+    #[inline]
     pub fn delete(&self, key: &[u8]) {
         self.backend().delete(key);
     }

@@ -6,14 +6,20 @@
 
 use std::marker::PhantomData;
 
-use crate::context::{Facts, Level};
+use crate::context::{Level, Place};
 use crate::scan::ScanRange;
 use crate::{Buffer, Failure};
 
 mod raw {
     #[link(wasm_import_module = "raftkv_v1")]
     unsafe extern "C" {
-        pub fn next_command(buf: *mut u8, cap: usize) -> i64;
+        pub fn exchange(
+            response: *const u8,
+            response_len: usize,
+            buf: *mut u8,
+            cap: usize,
+            place: *mut u8,
+        ) -> i64;
         pub fn get(key: *const u8, key_len: usize, buf: *mut u8, cap: usize) -> i64;
         pub fn get_many(keys: *const u8, keys_len: usize, buf: *mut u8, cap: usize) -> i64;
         pub fn put(key: *const u8, key_len: usize, value: *const u8, value_len: usize);
@@ -27,7 +33,6 @@ mod raw {
         ) -> u32;
         pub fn scan_next(handle: u32, buf: *mut u8, cap: usize) -> i64;
         pub safe fn scan_close(handle: u32);
-        pub fn respond(ptr: *const u8, len: usize);
         pub fn fail(code: u32, ptr: *const u8, len: usize);
         pub fn context(buf: *mut u8, cap: usize) -> i64;
         pub fn log(level: u32, ptr: *const u8, len: usize);
@@ -38,8 +43,9 @@ mod raw {
 /// `end_len` of a scan without an upper bound.
 const NO_END: isize = -1;
 
-/// Size of the context record.
+/// Size of the context record, and of the part of it that says where a command stands.
 const CONTEXT_LEN: usize = 64;
+const PLACE_LEN: usize = 24;
 
 /// The host, as a context sees it.
 pub struct Backend<'h>(PhantomData<&'h mut ()>);
@@ -119,17 +125,12 @@ impl Backend<'_> {
         raw::scan_close(handle);
     }
 
-    pub fn facts(&self) -> Facts {
-        let mut record = [0; CONTEXT_LEN];
-        // SAFETY: `record` has that many bytes.
-        unsafe { raw::context(record.as_mut_ptr(), CONTEXT_LEN) };
-        Facts {
-            log_index: u64::from_le_bytes(field(&record, 0)),
-            time_ms: u64::from_le_bytes(field(&record, 8)),
-            slot: u32::from_le_bytes(field(&record, 16)),
-            position: u32::from_le_bytes(field(&record, 20)),
-            seed: field(&record, 32),
-        }
+    pub fn place(&self) -> Place {
+        Place::read(&context())
+    }
+
+    pub fn seed(&self) -> [u8; 32] {
+        field(&context(), 32)
     }
 
     pub fn log(&self, level: Level, message: &str) {
@@ -138,23 +139,54 @@ impl Backend<'_> {
     }
 }
 
-fn field<const N: usize>(record: &[u8; CONTEXT_LEN], at: usize) -> [u8; N] {
+fn context() -> [u8; CONTEXT_LEN] {
+    let mut record = [0; CONTEXT_LEN];
+    // SAFETY: `record` has that many bytes.
+    unsafe { raw::context(record.as_mut_ptr(), CONTEXT_LEN) };
+    record
+}
+
+impl Place {
+    /// Reads what the first bytes of the context record say.
+    #[inline]
+    fn read(record: &[u8]) -> Self {
+        Self {
+            log_index: u64::from_le_bytes(field(record, 0)),
+            time_ms: u64::from_le_bytes(field(record, 8)),
+            slot: u32::from_le_bytes(field(record, 16)),
+            position: u32::from_le_bytes(field(record, 20)),
+        }
+    }
+}
+
+fn field<const N: usize>(record: &[u8], at: usize) -> [u8; N] {
     *record[at..].first_chunk().expect("the field lies within the record")
 }
 
-/// Ends the running command and reads the next into `command`, or says that there is none.
-pub fn next_command(command: &mut Vec<u8>) -> bool {
-    command.clear();
-    append(command, |buf, cap| {
-        // SAFETY: `append` gives a buffer of `cap` bytes.
-        unsafe { raw::next_command(buf, cap) }
-    })
+/// Ends the running command with its response and reads the next into `command`, or says that there
+/// is none.
+pub fn exchange(response: &[u8], command: &mut Vec<u8>) -> bool {
+    turn(response, command, std::ptr::null_mut())
 }
 
-/// Gives the running command its response.
-pub fn respond(response: &[u8]) {
-    // SAFETY: `response` is a slice.
-    unsafe { raw::respond(response.as_ptr(), response.len()) }
+/// The same, and says where the next one stands.
+#[inline]
+pub fn exchange_placed(response: &[u8], command: &mut Vec<u8>) -> Option<Place> {
+    let mut record = [0; PLACE_LEN];
+    turn(response, command, record.as_mut_ptr()).then(|| Place::read(&record))
+}
+
+/// `place` has room for [`PLACE_LEN`] bytes, or is null.
+#[inline]
+fn turn(mut response: &[u8], command: &mut Vec<u8>, place: *mut u8) -> bool {
+    command.clear();
+    append(command, |buf, cap| {
+        // It is taken by the first call, whether the command fits or not.
+        let response = std::mem::take(&mut response);
+        // SAFETY: `response` is a slice, and `append` gives a buffer of `cap` bytes; the caller vouches
+        // for `place`.
+        unsafe { raw::exchange(response.as_ptr(), response.len(), buf, cap, place) }
+    })
 }
 
 /// Makes the running command fail.
@@ -171,7 +203,7 @@ pub fn abort(text: &str) -> ! {
 
 /// Lets `call` write into the spare room of `bytes`, twice if it was too small, and says whether there
 /// was anything (an empty value is something).
-fn append(bytes: &mut Vec<u8>, call: impl Fn(*mut u8, usize) -> i64) -> bool {
+fn append(bytes: &mut Vec<u8>, mut call: impl FnMut(*mut u8, usize) -> i64) -> bool {
     loop {
         let room = bytes.spare_capacity_mut();
         let cap = room.len();

@@ -86,7 +86,7 @@ pub mod native;
 pub mod testing;
 
 pub use buffer::Buffer;
-pub use context::{Context, Facts, Level, QueryContext};
+pub use context::{Context, Level, Place, QueryContext};
 #[cfg(feature = "json")]
 pub use formats::Json;
 #[cfg(feature = "prost")]

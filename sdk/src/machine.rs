@@ -98,37 +98,53 @@ impl<'a> Migration<'a> {
 ///
 /// A [`Buffer`] that came from the context becomes the response without a copy.
 #[derive(Debug)]
-pub struct Response(Option<Buffer>);
+pub struct Response(Bytes);
+
+/// Most bytes of a response that are kept without a buffer: a few numbers.
+const SHORT_LEN: usize = 24;
+
+#[derive(Debug)]
+enum Bytes {
+    Short { bytes: [u8; SHORT_LEN], len: usize },
+    Long(Buffer),
+}
 
 impl Response {
     /// A response of no bytes.
     #[must_use]
     pub const fn empty() -> Self {
-        Self(None)
+        Self(Bytes::Short { bytes: [0; SHORT_LEN], len: 0 })
     }
 
     /// The bytes of the response.
     #[must_use]
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], |buffer| buffer)
+        match &self.0 {
+            Bytes::Short { bytes, len } => bytes.get(..*len).unwrap_or_default(),
+            Bytes::Long(buffer) => buffer,
+        }
     }
 
     /// The bytes of the response, as a vector that the caller keeps.
     #[must_use]
     pub fn into_vec(self) -> Vec<u8> {
-        self.0.map_or_else(Vec::new, Buffer::into_vec)
+        match self.0 {
+            Bytes::Short { .. } => self.as_bytes().to_vec(),
+            Bytes::Long(buffer) => buffer.into_vec(),
+        }
     }
 }
 
 impl From<Buffer> for Response {
     fn from(buffer: Buffer) -> Self {
-        Self(Some(buffer))
+        Self(Bytes::Long(buffer))
     }
 }
 
 impl From<Vec<u8>> for Response {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(Some(bytes.into()))
+        Buffer::from(bytes).into()
     }
 }
 
@@ -139,12 +155,21 @@ impl From<String> for Response {
 }
 
 impl From<&[u8]> for Response {
+    #[inline]
     fn from(bytes: &[u8]) -> Self {
-        Self(Some(bytes.into()))
+        let mut short = [0; SHORT_LEN];
+        match short.get_mut(..bytes.len()) {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                Self(Bytes::Short { bytes: short, len: bytes.len() })
+            }
+            None => Buffer::from(bytes).into(),
+        }
     }
 }
 
 impl<const N: usize> From<[u8; N]> for Response {
+    #[inline]
     fn from(bytes: [u8; N]) -> Self {
         bytes[..].into()
     }

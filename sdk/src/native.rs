@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use crate::values::ABSENT;
 use crate::{
-    Context, Facts, Failure, Level, Migrate, Migration, QueryContext, Response, ScanRange,
+    Context, Failure, Level, Migrate, Migration, Place, QueryContext, Response, ScanRange,
     StateMachine,
 };
 
@@ -14,8 +14,11 @@ use crate::{
 /// The methods cannot fail, because a plugin could do nothing about it. A host whose storage fails
 /// remembers that, answers anything, and throws the outcome of the command away afterwards.
 pub trait Host {
-    /// What the log says about the running command.
-    fn facts(&self) -> Facts;
+    /// Where the running command stands in the log.
+    fn place(&self) -> Place;
+
+    /// Random bytes, different for every command.
+    fn seed(&self) -> [u8; 32];
 
     /// Appends the value of `key` to `value` and says whether there is one.
     fn get(&mut self, key: &[u8], value: &mut Vec<u8>) -> bool;
@@ -48,12 +51,12 @@ pub trait Host {
 
 /// Runs one command. What it wrote is the host's to keep or, if it failed, to drop.
 pub fn apply<M: StateMachine>(host: &mut dyn Host, command: &[u8]) -> Result<Response, Failure> {
-    M::apply(&Context::new(Backend::new(host)), command)
+    M::apply(&Context::new(Backend::new(host), None), command)
 }
 
 /// Answers one query. It does not call [`Host::put`] or [`Host::delete`].
 pub fn query<M: StateMachine>(host: &mut dyn Host, request: &[u8]) -> Result<Response, Failure> {
-    M::query(&QueryContext::new(Backend::new(host)), request)
+    M::query(&QueryContext::new(Backend::new(host), None), request)
 }
 
 /// Carries a slot over. What it wrote is the host's to keep or, if it failed, to drop.
@@ -61,7 +64,7 @@ pub fn migrate<M: Migrate>(
     host: &mut dyn Host,
     migration: &Migration<'_>,
 ) -> Result<Response, Failure> {
-    M::migrate(&Context::new(Backend::new(host)), migration)?;
+    M::migrate(&Context::new(Backend::new(host), None), migration)?;
     Ok(Response::empty())
 }
 
@@ -135,8 +138,12 @@ impl<'h> Backend<'h> {
         self.0.borrow_mut().scan_close(handle);
     }
 
-    pub(crate) fn facts(&self) -> Facts {
-        self.0.borrow().facts()
+    pub(crate) fn place(&self) -> Place {
+        self.0.borrow().place()
+    }
+
+    pub(crate) fn seed(&self) -> [u8; 32] {
+        self.0.borrow().seed()
     }
 
     pub(crate) fn log(&self, level: Level, message: &str) {

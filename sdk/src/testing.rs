@@ -11,8 +11,8 @@ use std::vec::IntoIter;
 
 use crate::native::{self, Host, append_row, row_len};
 use crate::{
-    Decode, Encode, Facts, Failure, Level, MAX_KEY_LEN, MAX_OPEN_SCANS, MAX_VALUE_LEN, Migrate,
-    Migration, Response, ScanRange, StateMachine, Typed, TypedMachine,
+    Decode, Encode, Failure, Level, MAX_KEY_LEN, MAX_OPEN_SCANS, MAX_VALUE_LEN, Migrate, Migration,
+    Place, Response, ScanRange, StateMachine, Typed, TypedMachine,
 };
 
 /// The keys and values of one slot.
@@ -137,15 +137,10 @@ impl<M: StateMachine> TestHost<M> {
         position: u32,
         work: impl FnOnce(&mut dyn Host) -> Result<Response, Failure>,
     ) -> Result<Vec<u8>, Failure> {
-        let facts = Facts {
-            log_index: self.log_index,
-            time_ms: self.time_ms,
-            slot: self.slot,
-            position,
-            seed: seed(self.slot, self.log_index, position),
-        };
+        let place =
+            Place { log_index: self.log_index, time_ms: self.time_ms, slot: self.slot, position };
         let mut command = Command {
-            facts,
+            place,
             stored: self.slots.entry(self.slot).or_default(),
             undo: Vec::new(),
             scans: BTreeMap::new(),
@@ -212,7 +207,7 @@ impl<M: StateMachine> Default for TestHost<M> {
 }
 
 /// Bytes that look random and differ for every command (SplitMix64 over its coordinates).
-fn seed(slot: u32, log_index: u64, position: u32) -> [u8; 32] {
+fn seed(Place { slot, log_index, position, .. }: Place) -> [u8; 32] {
     let mut state = log_index.rotate_left(32) ^ (u64::from(slot) << 32 | u64::from(position));
     let mut bytes = [0; 32];
     for part in bytes.chunks_exact_mut(8) {
@@ -226,7 +221,7 @@ fn seed(slot: u32, log_index: u64, position: u32) -> [u8; 32] {
 
 /// One running command: it writes in place and keeps what it needs to take that back.
 struct Command<'a> {
-    facts: Facts,
+    place: Place,
     stored: &'a mut KeySpace,
     /// Each key written and its value before, in the order of the writes.
     undo: Vec<(Vec<u8>, Option<Vec<u8>>)>,
@@ -252,8 +247,12 @@ fn check_key(key: &[u8]) {
 }
 
 impl Host for Command<'_> {
-    fn facts(&self) -> Facts {
-        self.facts.clone()
+    fn place(&self) -> Place {
+        self.place
+    }
+
+    fn seed(&self) -> [u8; 32] {
+        seed(self.place)
     }
 
     fn get(&mut self, key: &[u8], value: &mut Vec<u8>) -> bool {

@@ -19,7 +19,7 @@ use crate::{
     storage::{Overlay, ReadView, Storage, StorageError, StorageOptions, WriteSet},
     wasm::{
         Call, Executor, FailureKind, HostError, Limits, ModuleError, PluginEngine, PluginModule,
-        PluginResult, PluginStorage, QueryResult, Reuse,
+        PluginResult, PluginStorage, QueryResult, Reuse, Seed,
     },
 };
 
@@ -191,14 +191,12 @@ impl<'a> Bench<'a> {
 
     fn call(&mut self, payload: &Bytes) -> Call {
         self.index += 1;
-        let mut seed = [0; 32];
-        seed[..8].copy_from_slice(&self.index.to_le_bytes());
         Call {
             slot: 0,
             index: self.index,
             time_ms: FIRST_TIME_MS + self.index,
             position: 0,
-            seed,
+            seed: Seed::At { group: 0, index: self.index, position: 0 },
             payload: payload.clone(),
         }
     }

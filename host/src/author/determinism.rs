@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::wasm::{
     Call, Executor, HostError, Limits, MemoryStorage, PluginEngine, PluginModule, PluginResult,
-    Reuse, Writes,
+    Reuse, Seed, Writes,
 };
 
 /// Ways of cutting the commands at random.
@@ -168,14 +168,12 @@ impl Tester<'_> {
 
     fn call(&self, place: usize) -> Call {
         let index = place as u64 + 1;
-        let mut seed = [0; 32];
-        StdRng::seed_from_u64(index).fill(&mut seed);
         Call {
             slot: 0,
             index,
             time_ms: FIRST_TIME_MS + index * STEP_MS,
             position: 0,
-            seed,
+            seed: Seed::At { group: 0, index, position: 0 },
             payload: self.commands[place].clone(),
         }
     }

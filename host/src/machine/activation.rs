@@ -11,13 +11,13 @@ use raft_lite::GroupId;
 use semver::Version;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Machine, Shard, ShardPlugin, apply::call_seed, executors::ExecutorPool, limits_of};
+use super::{Machine, Shard, ShardPlugin, executors::ExecutorPool, limits_of};
 use crate::{
     storage::{
         Allowance, ApplyState, Overlay, OwnedSnapshot, PluginId, ReadView, ScanBounds, ShardRecord,
         Slot, StorageError, WriteSet,
     },
-    wasm::{BatchOutcome, Call, FailureKind, Limits, PluginFailure, PluginModule},
+    wasm::{BatchOutcome, Call, FailureKind, Limits, PluginFailure, PluginModule, Seed},
 };
 
 /// Fuel that carrying over a shard may use: some seconds.
@@ -262,14 +262,13 @@ impl Switch<'_> {
     }
 
     fn call(&self, slot: Slot, position: usize, payload: Bytes) -> Call {
-        let index = self.state.applied.index;
-        let position = position as u32;
+        let (index, position) = (self.state.applied.index, position as u32);
         Call {
             slot: slot.0,
             index: self.record.shown_index(index),
             time_ms: self.state.time_ms,
             position,
-            seed: call_seed(self.record.group, index.0, position),
+            seed: Seed::At { group: self.record.group.0, index: index.0, position },
             payload,
         }
     }

@@ -2,6 +2,8 @@
 
 use std::{
     any::Any,
+    collections::BTreeSet,
+    mem,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -12,7 +14,7 @@ use raft_lite::{
     GroupDescriptor, GroupEntries, GroupId, Index, MembershipChange, NodeId, Payload, Rejection,
     ReplicaId, SnapshotMeta, SnapshotReply, StateMachine,
 };
-use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
     Machine, Shard, ShardPlugin,
@@ -25,7 +27,7 @@ use crate::{
         ApplyState, Overlay, ReadView, ShardRecord, Slot, SlotRange, StorageError, WriteSet,
         node_number,
     },
-    wasm::{BatchOutcome, Call, PluginResult},
+    wasm::{BatchOutcome, Call, PluginResult, Seed},
 };
 
 impl StateMachine for Machine {
@@ -220,20 +222,22 @@ impl Machine {
         let storage: Box<dyn Any> = storage;
         let mut overlay =
             storage.downcast::<Overlay>().expect("the executor gives back what it was given");
-        let mut write_hashes = overlay.take_write_hashes().into_iter();
-        let (ran, written): (Vec<CommandOutcome>, Vec<u64>) = results
-            .into_iter()
-            .map(|result| {
-                let written = if result.is_ok() { write_hashes.next() } else { None };
-                (outcome_of(result), written.unwrap_or(0))
-            })
-            .unzip();
+        let mut written = overlay.take_write_hashes().into_iter();
+        let mut ran: Vec<CommandOutcome> = results.into_iter().map(outcome_of).collect();
+        sessions.finish(&ran, writes);
+        let sent_twice = |admission: &Admission| match admission {
+            Admission::SameAs(place) => Some(*place),
+            _ => None,
+        };
+        let sent_twice: BTreeSet<usize> = admissions.iter().filter_map(sent_twice).collect();
         let mut places = 0..ran.len();
         let mut admissions = admissions.into_iter();
         let is_structural =
             changes.iter().any(|outcome| matches!(outcome, CommandOutcome::Applied(_)));
         let mut changes = changes.into_iter();
         let mut checkpoints = Vec::new();
+        let nothing = || CommandOutcome::Applied(Bytes::new());
+        outcomes.reserve(admissions.len());
         for entry in &group.entries {
             let index = entry.position.index.0.to_le_bytes();
             state.state_hash = xxh3_64_with_seed(&index, state.state_hash);
@@ -249,7 +253,15 @@ impl Machine {
                 let (hash, outcome) = match admission {
                     Admission::Run => {
                         let place = places.next().expect("each call has a result");
-                        (fold(hash, written[place], &ran[place]), ran[place].clone())
+                        // Only what was applied has written anything.
+                        let is_applied = matches!(ran[place], CommandOutcome::Applied(_));
+                        let written = if is_applied { written.next() } else { None };
+                        let hash = fold(hash, written.unwrap_or(0), &ran[place]);
+                        let outcome = match sent_twice.contains(&place) {
+                            true => ran[place].clone(),
+                            false => mem::replace(&mut ran[place], nothing()),
+                        };
+                        (hash, outcome)
                     }
                     Admission::Known(outcome) => (fold_answered(hash, command), outcome),
                     Admission::SameAs(place) => (fold_answered(hash, command), ran[place].clone()),
@@ -266,7 +278,6 @@ impl Machine {
             }
         }
         overlay.drain_into(writes);
-        sessions.finish(&ran, writes);
         writes.put_apply_state(group.group, &state);
         if let Some(record) = &record {
             writes.put_record(record);
@@ -282,10 +293,12 @@ impl Machine {
         group: &GroupEntries,
     ) -> Result<Batch, Box<dyn std::error::Error>> {
         let sessions = shard.sessions.lock();
+        let payloads = group.entries.iter().filter_map(|entry| entry.payload.as_ref());
+        let commands = payloads.map(|payload| payload.commands.len()).sum();
         let mut batch = Batch {
             state: shard.applied(),
-            admissions: Vec::new(),
-            calls: Vec::new(),
+            admissions: Vec::with_capacity(commands),
+            calls: Vec::with_capacity(commands),
             sessions: BatchRows::default(),
             changes: Vec::new(),
             record: in_service(&shard.record),
@@ -441,21 +454,9 @@ fn call(record: &ShardRecord, state: &ApplyState, position: usize, command: &Com
         index: record.shown_index(state.applied.index),
         time_ms: state.time_ms,
         position,
-        seed: call_seed(record.group, index, position),
+        seed: Seed::At { group: record.group.0, index, position },
         payload: command.payload.clone(),
     }
-}
-
-/// A command's random seed: a function of where it stands in the log.
-pub(super) fn call_seed(group: GroupId, index: u64, position: u32) -> [u8; 32] {
-    let mut place = [0; 20];
-    place[..8].copy_from_slice(&group.0.to_le_bytes());
-    place[8..16].copy_from_slice(&index.to_le_bytes());
-    place[16..].copy_from_slice(&position.to_le_bytes());
-    let mut seed = [0; 32];
-    seed[..16].copy_from_slice(&xxh3_128_with_seed(&place, 0).to_le_bytes());
-    seed[16..].copy_from_slice(&xxh3_128_with_seed(&place, 1).to_le_bytes());
-    seed
 }
 
 /// The rolling state hash after one more command that ran.

@@ -12,7 +12,7 @@ use crate::{
         ApplyState, Overlay, OwnedSnapshot, ReadView, ScanBounds, ShardRecord, Slot, StorageError,
         without,
     },
-    wasm::{Call, HostError, PluginResult, QueryResult},
+    wasm::{Call, HostError, PluginResult, QueryResult, Seed},
 };
 
 /// Fuel that a query may use on the thread that received it: about a
@@ -162,7 +162,7 @@ impl ShardReader {
             index: self.shard.record.shown_index(self.applied.applied.index),
             time_ms: self.applied.time_ms,
             position: 0,
-            seed: [0; 32],
+            seed: Seed::Given([0; 32]),
             payload: query.request.clone(),
         };
         let calls: Vec<Call> = queries.iter().filter(|query| owned(query)).map(call).collect();

@@ -38,6 +38,10 @@ pub(super) const MAX_KEY_BYTES: usize = 65_535 + 32;
 pub(super) const MAX_VALUE_BYTES: usize = 9 << 20;
 /// The size of what `context` writes.
 pub(super) const CONTEXT_BYTES: usize = 64;
+/// The size of the part of it that `exchange` writes: where the command stands in the log.
+pub(super) const PLACE_BYTES: usize = 24;
+/// `place` of an `exchange` that is to write none.
+pub(super) const NO_PLACE: u32 = 0;
 
 /// The type of one import.
 pub(super) struct ImportType {
@@ -55,8 +59,9 @@ const fn import(
 }
 
 /// Every import there is.
-pub(super) const IMPORTS: [ImportType; 13] = [
+pub(super) const IMPORTS: [ImportType; 14] = [
     import("next_command", &[I32, I32], &[I64]),
+    import("exchange", &[I32, I32, I32, I32, I32], &[I64]),
     import("get", &[I32, I32, I32, I32], &[I64]),
     import("get_many", &[I32, I32, I32, I32], &[I64]),
     import("put", &[I32, I32, I32, I32], &[]),

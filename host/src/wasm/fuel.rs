@@ -29,10 +29,13 @@ pub(super) fn moved(bytes: usize) -> u64 {
 
 /// Takes `cost` off the running command's fuel, or stops it.
 pub(super) fn charge(caller: &mut Caller<'_, GuestState>, cost: u64) -> wasmtime::Result<()> {
-    match caller.get_fuel()?.checked_sub(cost) {
-        Some(left) => caller.set_fuel(left),
-        None => Err(exhausted(caller.data().fuel_per_command)),
-    }
+    let left = pay(caller.get_fuel()?, cost, caller.data())?;
+    caller.set_fuel(left)
+}
+
+/// What is left of `fuel` after `cost`, unless the command has to stop for want of it.
+pub(super) fn pay(fuel: u64, cost: u64, state: &GuestState) -> wasmtime::Result<u64> {
+    fuel.checked_sub(cost).ok_or_else(|| exhausted(state.fuel_per_command))
 }
 
 /// The failure of a command that used up `limit`.

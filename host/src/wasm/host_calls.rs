@@ -29,6 +29,7 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     let module = abi::IMPORT_MODULE;
     linker
         .func_wrap(module, "next_command", next_command)?
+        .func_wrap(module, "exchange", exchange)?
         .func_wrap(module, "get", get)?
         .func_wrap(module, "get_many", get_many)?
         .func_wrap(module, "put", put)?
@@ -102,44 +103,91 @@ fn clip(text: &[u8], limit: usize) -> String {
     out
 }
 
-fn next_command(mut guest: Guest<'_>, buf: u32, cap: u32) -> wasmtime::Result<i64> {
-    let (memory, _) = parts(&mut guest)?;
-    let buffer = window(memory, "next_command", buf, cap)?;
-    charge(&mut guest, fuel::CALL)?;
-    let left = guest.get_fuel()?;
+fn next_command(guest: Guest<'_>, buf: u32, cap: u32) -> wasmtime::Result<i64> {
+    let next = Next { what: "next_command", buf, cap, place: abi::NO_PLACE };
+    turn(guest, None, next)
+}
+
+fn exchange(
+    guest: Guest<'_>,
+    response: u32,
+    response_len: u32,
+    buf: u32,
+    cap: u32,
+    place: u32,
+) -> wasmtime::Result<i64> {
+    let response = (response_len > 0).then_some((response, response_len));
+    turn(guest, response, Next { what: "exchange", buf, cap, place })
+}
+
+/// Where the next command goes, and which call asked for it.
+struct Next {
+    what: &'static str,
+    buf: u32,
+    cap: u32,
+    place: u32,
+}
+
+/// Takes the running command's response, if there is one in this call, ends it, and gives the next.
+fn turn(mut guest: Guest<'_>, response: Option<(u32, u32)>, next: Next) -> wasmtime::Result<i64> {
+    let fuel = guest.get_fuel()?;
     let (memory, state) = parts(&mut guest)?;
+    let response = match response {
+        None => None,
+        Some((ptr, len)) => {
+            state.running(next.what)?;
+            Some(response_window(memory, ptr, len)?)
+        }
+    };
+    let buffer = window(memory, next.what, next.buf, next.cap)?;
+    let place = match next.place {
+        abi::NO_PLACE => None,
+        place => Some(window(memory, "place", place, abi::PLACE_BYTES as u32)?),
+    };
+    let moved = fuel::moved(response.as_ref().map_or(0, |response| response.len()));
+    let left = fuel::pay(fuel, fuel::CALL + moved, state)?;
     let limit = state.fuel_per_command;
     let ended = state.phase == Phase::Running;
     if ended {
         state.job.fuel += limit.saturating_sub(left);
-        state.end();
-    }
-    let Some(call) = state.call() else {
-        state.phase = Phase::Over;
-        if ended {
-            guest.set_fuel(limit)?;
+        match response {
+            Some(response) => state.end_with(Bytes::copy_from_slice(&memory[response])),
+            None => state.end(),
         }
-        return Ok(abi::NONE);
-    };
-    let size = deliver(&mut memory[buffer], &call.payload);
-    if size <= i64::from(cap) {
-        state.begin();
-        guest.set_fuel(limit)?;
-        charge(&mut guest, fuel::moved(size as usize))?;
-    } else if ended {
-        // Once between two commands: asking again and again does not fill the tank.
-        guest.set_fuel(limit)?;
     }
+    // Once between two commands: asking again and again does not fill the tank.
+    let between = if ended { limit } else { left };
+    let (size, left) = match state.call() {
+        None => {
+            state.phase = Phase::Over;
+            (abi::NONE, between)
+        }
+        Some(call) if call.payload.len() > next.cap as usize => {
+            (call.payload.len() as i64, between)
+        }
+        Some(call) => {
+            let size = deliver(&mut memory[buffer], &call.payload);
+            let mut cost = fuel::moved(size as usize);
+            if let Some(place) = place {
+                deliver(&mut memory[place], &call.place());
+                cost += fuel::moved(abi::PLACE_BYTES);
+                state.job.asked_context = true;
+            }
+            state.begin();
+            (size, fuel::pay(limit, cost, state)?)
+        }
+    };
+    guest.set_fuel(left)?;
     Ok(size)
 }
 
 fn get(mut guest: Guest<'_>, key: u32, key_len: u32, buf: u32, cap: u32) -> wasmtime::Result<i64> {
+    let fuel = guest.get_fuel()?;
     let (memory, state) = parts(&mut guest)?;
     state.running("get")?;
     let key = key_window(memory, key, key_len)?;
     let buffer = window(memory, "get", buf, cap)?;
-    charge(&mut guest, fuel::CALL + fuel::READ)?;
-    let (memory, state) = parts(&mut guest)?;
+    let left = fuel::pay(fuel, fuel::CALL + fuel::READ, state)?;
     // The value is written where the key may still lie.
     state.scratch.clear();
     state.scratch.extend_from_slice(&memory[key]);
@@ -151,7 +199,8 @@ fn get(mut guest: Guest<'_>, key: u32, key_len: u32, buf: u32, cap: u32) -> wasm
     };
     state.job.storage.get(&state.scratch, &mut read).map_err(Stop::storage)?;
     let value_len = usize::try_from(size).unwrap_or(0);
-    charge(&mut guest, fuel::moved(key_len as usize + value_len))?;
+    let left = fuel::pay(left, fuel::moved(key_len as usize + value_len), state)?;
+    guest.set_fuel(left)?;
     Ok(size)
 }
 
@@ -219,6 +268,7 @@ fn put(
     value: u32,
     value_len: u32,
 ) -> wasmtime::Result<()> {
+    let fuel = guest.get_fuel()?;
     let (memory, state) = parts(&mut guest)?;
     state.writing("put")?;
     let key = key_window(memory, key, key_len)?;
@@ -227,20 +277,22 @@ fn put(
         return Err(Stop::bad_call(message));
     }
     let value = window(memory, "value", value, value_len)?;
-    charge(&mut guest, fuel::CALL + fuel::WRITE + fuel::moved(key.len() + value.len()))?;
-    let (memory, state) = parts(&mut guest)?;
-    state.write(key.len() + value.len())?;
-    state.job.storage.put(&memory[key], &memory[value]).map_err(Stop::storage)
+    let bytes = key.len() + value.len();
+    let left = fuel::pay(fuel, fuel::CALL + fuel::WRITE + fuel::moved(bytes), state)?;
+    state.write(bytes)?;
+    state.job.storage.put(&memory[key], &memory[value]).map_err(Stop::storage)?;
+    guest.set_fuel(left)
 }
 
 fn delete(mut guest: Guest<'_>, key: u32, key_len: u32) -> wasmtime::Result<()> {
+    let fuel = guest.get_fuel()?;
     let (memory, state) = parts(&mut guest)?;
     state.writing("delete")?;
     let key = key_window(memory, key, key_len)?;
-    charge(&mut guest, fuel::CALL + fuel::WRITE + fuel::moved(key.len()))?;
-    let (memory, state) = parts(&mut guest)?;
+    let left = fuel::pay(fuel, fuel::CALL + fuel::WRITE + fuel::moved(key.len()), state)?;
     state.write(key.len())?;
-    state.job.storage.delete(&memory[key]).map_err(Stop::storage)
+    state.job.storage.delete(&memory[key]).map_err(Stop::storage)?;
+    guest.set_fuel(left)
 }
 
 fn scan_open(
@@ -334,17 +386,23 @@ fn scan_close(mut guest: Guest<'_>, handle: u32) -> wasmtime::Result<()> {
 }
 
 fn respond(mut guest: Guest<'_>, ptr: u32, len: u32) -> wasmtime::Result<()> {
+    let fuel = guest.get_fuel()?;
     let (memory, state) = parts(&mut guest)?;
     state.running("respond")?;
+    let response = response_window(memory, ptr, len)?;
+    let left = fuel::pay(fuel, fuel::CALL + fuel::moved(response.len()), state)?;
+    state.set_response(Bytes::copy_from_slice(&memory[response]));
+    guest.set_fuel(left)
+}
+
+/// A response's bytes.
+fn response_window(memory: &[u8], ptr: u32, len: u32) -> wasmtime::Result<Range<usize>> {
     let response = window(memory, "response", ptr, len)?;
     if response.len() > MAX_RESPONSE_BYTES {
         let message = format!("a response of {len} bytes, allowed are {MAX_RESPONSE_BYTES}");
         return Err(Stop::bad_call(message));
     }
-    charge(&mut guest, fuel::CALL + fuel::moved(response.len()))?;
-    let (memory, state) = parts(&mut guest)?;
-    state.set_response(Bytes::copy_from_slice(&memory[response]));
-    Ok(())
+    Ok(response)
 }
 
 fn fail(mut guest: Guest<'_>, code: u32, ptr: u32, len: u32) -> wasmtime::Result<()> {

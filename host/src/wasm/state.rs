@@ -16,6 +16,7 @@ use wasmtime::{Memory, ResourceLimiter};
 use super::abi;
 use super::error::{FailureKind, HostError, PluginFailure, PluginResult, Stop};
 use super::limits::{Limits, MAX_LOG_LINES_PER_SECOND, MAX_TABLE_ELEMENTS, MAX_WRITTEN_BYTES};
+use super::seed::Seed;
 use super::storage::{Detached, PluginStorage, ScanId};
 
 /// One command or query, as the plugin gets it.
@@ -29,8 +30,8 @@ pub struct Call {
     pub time_ms: u64,
     /// Its position in its entry.
     pub position: u32,
-    /// The random seed, the same on every replica and different for every command.
-    pub seed: [u8; 32],
+    /// The random seed.
+    pub seed: Seed,
     /// What the client sent.
     pub payload: Bytes,
 }
@@ -39,11 +40,18 @@ impl Call {
     /// The 64 bytes that `context` writes.
     pub(super) fn context(&self) -> [u8; abi::CONTEXT_BYTES] {
         let mut out = [0; abi::CONTEXT_BYTES];
+        out[..abi::PLACE_BYTES].copy_from_slice(&self.place());
+        out[32..].copy_from_slice(&self.seed.bytes());
+        out
+    }
+
+    /// The first of them, which say where it stands in the log.
+    pub(super) fn place(&self) -> [u8; abi::PLACE_BYTES] {
+        let mut out = [0; abi::PLACE_BYTES];
         out[0..8].copy_from_slice(&self.index.to_le_bytes());
         out[8..16].copy_from_slice(&self.time_ms.to_le_bytes());
         out[16..20].copy_from_slice(&self.slot.to_le_bytes());
         out[20..24].copy_from_slice(&self.position.to_le_bytes());
-        out[32..64].copy_from_slice(&self.seed);
         out
     }
 }
@@ -182,8 +190,14 @@ impl GuestState {
 
     /// The running command is over: keeps its writes if it did not `fail`, and its result.
     pub(super) fn end(&mut self) {
-        self.close_scans();
         let response = std::mem::take(&mut self.response);
+        self.end_with(response);
+    }
+
+    /// The same, with this response and not the one it gave before.
+    pub(super) fn end_with(&mut self, response: Bytes) {
+        self.response.clear();
+        self.close_scans();
         let result = match self.failure.take() {
             Some(failure) => Err(failure),
             None => Ok(response),

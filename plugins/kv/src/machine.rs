@@ -18,6 +18,11 @@
 //! writes of one atomic command share a version: nobody sees what lies between them.
 //!
 //! Version 0 belongs to no value and stands for "no value": expecting it puts only an absent key.
+//!
+//! # Speed
+//!
+//! Most commands are plain puts. What such a one does not need is kept out of its functions
+//! (`inline(never)`, `cold`): in WebAssembly a function with much in it is slow to enter.
 
 mod atomic;
 mod expiry;
@@ -54,6 +59,7 @@ impl StateMachine for KeyValue {
 }
 
 /// Carries out a command that writes one key.
+#[inline]
 fn write(context: &Context<'_>, command: &Command<'_>) -> Result<Response, Failure> {
     match command {
         Command::Put(put) => self::put(context, put),
@@ -85,12 +91,14 @@ fn put(context: &Context<'_>, put: &Put<'_>) -> Result<Response, Failure> {
 }
 
 /// The version of what this command writes.
+#[inline]
 fn next_version(context: &Context<'_>) -> Result<u64, Failure> {
     let too_long = || Failure::new(failure::ENTRY_TOO_LONG, "the entry has too many commands");
     version::pack(context.log_index(), context.position()).ok_or_else(too_long)
 }
 
 /// Stores a value, and leaves alone what else is stored under its key.
+#[inline]
 fn store(context: &Context<'_>, key: &[u8], value: &Value<'_>) {
     let mut stored = Buffer::new();
     stored.reserve(MAX_HEADER_LEN + value.bytes.len());
@@ -114,6 +122,7 @@ fn remove(context: &Context<'_>, key: &[u8], row: &Row<'_>) {
     }
 }
 
+#[inline(never)]
 fn check_version(context: &QueryContext<'_>, key: &[u8], expected: u64) -> Result<(), Failure> {
     let message = match found_version(context, key)? {
         found if found == expected => return Ok(()),
@@ -131,6 +140,7 @@ fn found_version(context: &QueryContext<'_>, key: &[u8]) -> Result<u64, Failure>
     Ok(value.map_or(version::NONE, |value| value.version))
 }
 
+#[inline(never)]
 fn delete(context: &Context<'_>, key: &[u8], expected: Option<u64>) -> Result<Response, Failure> {
     check_key(key)?;
     if let Some(expected) = expected {
@@ -186,6 +196,7 @@ fn check_key(key: &[u8]) -> Result<(), Failure> {
     Err(Failure::new(failure::MALFORMED, format!("the key has {} bytes, too many", key.len())))
 }
 
+#[cold]
 fn malformed(what: Malformed) -> Failure {
     Failure::new(failure::MALFORMED, what.to_string())
 }

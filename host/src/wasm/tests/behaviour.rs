@@ -2,7 +2,7 @@
 
 use super::support::*;
 use crate::wasm::state::{LogBudget, LogTurn};
-use crate::wasm::{Call, Executor, FailureKind, HostError, QueryResult, Reuse};
+use crate::wasm::{Call, Executor, FailureKind, HostError, PluginModule, QueryResult, Reuse};
 
 const PUT_PAYLOAD: &str = r#"
     ;; The first byte of the payload is the key, the rest the value.
@@ -183,6 +183,73 @@ fn command_that_does_not_fit_is_offered_again() {
     );
     let (results, _) = apply(&module, &[b"", b"abc", b"a", b"abcdef"]);
     assert_eq!(results, [ok(b""), ok(b"abc"), ok(b"a"), ok(b"abcdef")]);
+}
+
+/// A module that passes commands on by `exchange` alone: each answers with `$len` bytes at `$answer`,
+/// which `body` may set. The command lies at 4096, its place at 64.
+fn exchanges(cap: u32, body: &str) -> PluginModule {
+    module(&format!(
+        r#"(memory (export "memory") 1)
+           (func $run (local $n i64) (local $answer i32) (local $len i32)
+             (loop $pull
+               (local.set $n (call $exchange (local.get $answer) (local.get $len)
+                 (i32.const 4096) (i32.const {cap}) (i32.const 64)))
+               (local.set $len (i32.const 0))
+               (if (i64.lt_s (local.get $n) (i64.const 0)) (then return))
+               (if (i64.gt_s (local.get $n) (i64.const {cap})) (then
+                 (local.set $n (call $next_command (i32.const 4096) (i32.const 1000)))))
+               {body}
+               (br $pull)))
+           (export "apply" (func $run)) (export "query" (func $run))"#
+    ))
+}
+
+#[test]
+fn an_exchange_answers_and_gives_the_next_command_with_its_place() {
+    let module =
+        exchanges(64, "(local.set $answer (i32.const 64)) (local.set $len (i32.const 24))");
+    let mut place = 9_u64.to_le_bytes().to_vec();
+    place.extend_from_slice(&1_700_000_000_000_u64.to_le_bytes());
+    place.extend_from_slice(&SLOT.to_le_bytes());
+    place.extend_from_slice(&[0; 4]);
+    assert_eq!(apply(&module, &[b"a", b"", b"c"]).0, vec![ok(&place); 3]);
+    // The command's own bytes.
+    let echo =
+        "(local.set $answer (i32.const 4096)) (local.set $len (i32.wrap_i64 (local.get $n)))";
+    let results = apply(&exchanges(64, echo), &[b"a", b"", b"c"]).0;
+    assert_eq!(results, [ok(b"a"), ok(b""), ok(b"c")]);
+    // Of those that did not fit the response before was taken all the same, once.
+    let results = apply(&exchanges(2, echo), &[b"a", b"long", b"longer", b"d"]).0;
+    assert_eq!(results, [ok(b"a"), ok(b"long"), ok(b"longer"), ok(b"d")]);
+}
+
+#[test]
+fn the_response_of_an_exchange_counts_and_not_one_before_it() {
+    // Answers with the command's first byte, unless that is a point, after it has answered "x".
+    let module = exchanges(
+        64,
+        r#"(i32.store8 (i32.const 0) (i32.const 120))
+           (if (i32.ne (i32.load8_u (i32.const 4096)) (i32.const 46)) (then
+             (call $respond (i32.const 0) (i32.const 1))
+             (local.set $answer (i32.const 4096)) (local.set $len (i32.const 1))))
+           (if (i32.eq (i32.load8_u (i32.const 4097)) (i32.const 120)) (then
+             (local.set $len (i32.const 0))))"#,
+    );
+    let results = apply(&module, &[b"a ", b". ", b"bx", b". "]).0;
+    assert_eq!(results, [ok(b"a"), ok(b""), ok(b"x"), ok(b"")]);
+}
+
+#[test]
+fn an_exchange_with_an_answer_to_nothing_is_a_bad_call() {
+    let module = module(
+        r#"(memory (export "memory") 1) (func (export "query"))
+           (func (export "apply")
+             (drop (call $exchange (i32.const 0) (i32.const 1) (i32.const 64) (i32.const 64)
+               (i32.const 0))))"#,
+    );
+    let failure = failure(&module);
+    assert_eq!(failure.kind, FailureKind::BadCall);
+    assert!(failure.message.contains("`exchange` was called while no command"), "{failure}");
 }
 
 #[test]

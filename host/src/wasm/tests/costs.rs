@@ -5,13 +5,17 @@ use crate::wasm::{Executor, Limits, PluginModule, Reuse};
 
 /// The least fuel that a command with this body succeeds with, on a storage with two rows.
 fn needs(body: &str) -> u64 {
-    let module =
-        each_with(r#"(memory (export "memory") 1) (table $t 9 funcref) (func $nothing)"#, body);
+    let fields = r#"(memory (export "memory") 1) (table $t 9 funcref) (func $nothing)"#;
+    least(&each_with(fields, body))
+}
+
+/// The least fuel that a command of this module succeeds with.
+fn least(module: &PluginModule) -> u64 {
     let mut executor = Executor::new(engine(), Reuse::Never).unwrap();
     let (mut too_little, mut enough) = (0, 1 << 20);
     while enough - too_little > 1 {
         let fuel = (too_little + enough) / 2;
-        if succeeds(&mut executor, &module, fuel) { enough = fuel } else { too_little = fuel }
+        if succeeds(&mut executor, module, fuel) { enough = fuel } else { too_little = fuel }
     }
     enough
 }
@@ -62,6 +66,32 @@ fn host_calls_cost_fifty_and_what_they_move() {
     costs(&format!("(drop (call $context {ptr} (i32.const 64)))"), 3 + 50 + 8);
     costs(&format!("(call $put {ptr} (i32.const 8) {ptr} (i32.const 24))"), 5 + 50 + 400 + 4);
     costs(&format!("(call $delete {ptr} (i32.const 8))"), 3 + 50 + 400 + 1);
+}
+
+#[test]
+fn an_exchange_costs_one_call_and_all_that_it_moves() {
+    let pull = needs("(drop (call $next_command (i32.const 4096) (i32.const 64)))");
+    let exchange = |len: u32| {
+        format!(
+            "(drop (call $exchange (i32.const 4096) (i32.const {len}) (i32.const 4096) (i32.const 64)
+               (i32.const 0)))"
+        )
+    };
+    assert_eq!(needs(&exchange(0)) - pull, 3);
+    assert_eq!(needs(&exchange(17)) - pull, 3 + 2);
+    // The command comes with its place, 24 bytes, and pays for it.
+    let with_place = |place: u32| {
+        module(&format!(
+            r#"(memory (export "memory") 1) (func (export "query"))
+               (func (export "apply")
+                 (loop $pull
+                   (br_if $pull (i64.ge_s (i64.const 0) (call $exchange (i32.const 0) (i32.const 0)
+                     (i32.const 4096) (i32.const 64) (i32.const {place})))))
+                 (call $respond (i32.const 0) (i32.const 0))
+                 (drop (call $next_command (i32.const 0) (i32.const 0))))"#
+        ))
+    };
+    assert_eq!(least(&with_place(64)) - least(&with_place(0)), 3);
 }
 
 #[test]

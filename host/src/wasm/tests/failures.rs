@@ -175,6 +175,13 @@ fn calls_that_the_abi_forbids() {
     );
     bad("(drop (call $context (i32.const 65500) (i32.const 64)))", "context: ");
     bad("(drop (call $next_command (i32.const 65500) (i32.const 64)))", "next_command: ");
+    let exchange = |arguments: [i32; 5]| {
+        let arguments = arguments.map(|argument| format!("(i32.const {argument})")).concat();
+        format!("(drop (call $exchange {arguments}))")
+    };
+    bad(&exchange([65500, 64, 0, 64, 0]), "response: 64 bytes at 65500");
+    bad(&exchange([0, 0, 65500, 64, 0]), "exchange: ");
+    bad(&exchange([0, 8, 0, 64, 65513]), "place: 24 bytes at 65513");
     bad("(call $fail (i32.const 1) (i32.const 65500) (i32.const 64))", "message: ");
     bad("(call $abort (i32.const 65500) (i32.const 64))", "panic text: ");
     bad("(call $log (i32.const 1) (i32.const 65500) (i32.const 64))", "log line: ");

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::wasm::{
     Call, Executor, Limits, MemoryStorage, PluginEngine, PluginFailure, PluginModule, PluginResult,
-    PluginStorage, QueryResult, Reuse, RowFn, ScanId, ScanRange, StorageError,
+    PluginStorage, QueryResult, Reuse, RowFn, ScanId, ScanRange, Seed, StorageError,
 };
 
 pub(super) const SLOT: u32 = 7;
@@ -17,6 +17,7 @@ pub(super) const SLOT: u32 = 7;
 /// All imports, under their own names.
 pub(super) const IMPORTS: &str = r#"
   (import "raftkv_v1" "next_command" (func $next_command (param i32 i32) (result i64)))
+  (import "raftkv_v1" "exchange" (func $exchange (param i32 i32 i32 i32 i32) (result i64)))
   (import "raftkv_v1" "get" (func $get (param i32 i32 i32 i32) (result i64)))
   (import "raftkv_v1" "get_many" (func $get_many (param i32 i32 i32 i32) (result i64)))
   (import "raftkv_v1" "put" (func $put (param i32 i32 i32 i32)))
@@ -73,7 +74,14 @@ pub(super) fn each_with(fields: &str, body: &str) -> PluginModule {
 
 pub(super) fn call(payload: impl AsRef<[u8]>) -> Call {
     let payload = Bytes::copy_from_slice(payload.as_ref());
-    Call { slot: SLOT, index: 9, time_ms: 1_700_000_000_000, position: 0, seed: [5; 32], payload }
+    Call {
+        slot: SLOT,
+        index: 9,
+        time_ms: 1_700_000_000_000,
+        position: 0,
+        seed: Seed::Given([5; 32]),
+        payload,
+    }
 }
 
 /// Low limits, so that tests which exhaust them are quick.

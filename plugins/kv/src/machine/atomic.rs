@@ -11,6 +11,7 @@ use crate::protocol::{
 const MAX_RESPONSE_LEN: usize = 16 << 20;
 
 /// Carries out all operations if all conditions hold.
+#[inline(never)]
 pub(super) fn run(context: &Context<'_>, atomic: &Atomic<'_>) -> Result<Response, Failure> {
     for (place, compare) in (0..).zip(atomic.compares()) {
         let Compare { key, condition } = compare;

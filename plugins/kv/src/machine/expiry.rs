@@ -36,12 +36,16 @@ const READ_BYTES: usize = 1 << 20;
 
 /// Whether a key is one of the index, besides what it is to users.
 pub(super) fn is_entry(context: &Context<'_>, key: &[u8]) -> bool {
-    key.len() >= HEADER_LEN
-        && key.starts_with(&PREFIX)
-        && context.get(key).is_some_and(|stored| Row::parse(&stored).is_ok_and(|row| row.is_entry))
+    key.len() >= HEADER_LEN && key.starts_with(&PREFIX) && is_stored_entry(context, key)
+}
+
+#[cold]
+fn is_stored_entry(context: &Context<'_>, key: &[u8]) -> bool {
+    context.get(key).is_some_and(|stored| Row::parse(&stored).is_ok_and(|row| row.is_entry))
 }
 
 /// Notes that the value of `key` ends.
+#[inline(never)]
 pub(super) fn note(context: &Context<'_>, key: &[u8], ends_ms: u64) -> Result<(), Failure> {
     if HEADER_LEN + key.len() > MAX_KEY_LEN {
         let message = format!("the key has {} bytes, too many to have a time to live", key.len());
@@ -62,11 +66,13 @@ pub(super) fn note(context: &Context<'_>, key: &[u8], ends_ms: u64) -> Result<()
 }
 
 /// Takes out the entry of a value that was removed.
+#[inline(never)]
 pub(super) fn forget(context: &Context<'_>, key: &[u8], ends_ms: u64) -> Result<(), Failure> {
     remove_entry(context, &entry_key(ends_ms, key))
 }
 
 /// Removes a few values that are over, those first that have been for longest.
+#[inline(never)]
 pub(super) fn remove_some(context: &Context<'_>) -> Result<(), Failure> {
     let now_ms = context.time_ms();
     let (mut removed, mut looked_at, mut read) = (0, 0, 0);

@@ -15,6 +15,7 @@ const MAX_TEXT_LEN: usize = 20;
 const SHOWN_BYTES: usize = 40;
 
 /// Adds to the number that is a key's value, 0 if it has none. How long it lives stays as it was.
+#[inline(never)]
 pub(super) fn increment(
     context: &Context<'_>,
     key: &[u8],

@@ -63,6 +63,7 @@ impl<'a> Value<'a> {
     }
 
     /// Appends the value as it is stored.
+    #[inline]
     pub(super) fn write(&self, stored: &mut Vec<u8>) {
         let flag = if self.ends_ms.is_some() { HAS_END } else { 0 };
         stored.extend_from_slice(&(self.version | flag).to_le_bytes());

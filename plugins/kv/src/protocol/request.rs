@@ -153,6 +153,7 @@ impl<'a> Command<'a> {
     }
 
     /// The command that `bytes` stand for.
+    #[inline]
     pub fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         match reader.u8("tag")? {
