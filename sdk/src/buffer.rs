@@ -6,6 +6,8 @@
 //! value that does not fit is asked for twice. That difference is bounded by
 //! [`KEPT_BUFFERS`] buffers growing a few times each, some ten thousand units of fuel, far below the
 //! half of the limit that the host keeps in reserve for a fresh instance.
+//!
+//! Making and dropping one is part of each function that does it, except in modules that are to be small.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -44,7 +46,8 @@ impl Pool {
     #[inline]
     fn keep(&mut self, buffer: Vec<u8>) {
         if let Some(place) = self.buffers.get_mut(self.count) {
-            *place = buffer;
+            // What was there has no memory.
+            std::mem::forget(std::mem::replace(place, buffer));
             self.count += 1;
         }
     }
@@ -59,10 +62,19 @@ pub struct Buffer(Vec<u8>);
 impl Buffer {
     /// An empty buffer, with some room.
     #[must_use]
-    #[inline]
+    #[cfg_attr(all(target_arch = "wasm32", feature = "small-allocator"), inline(never))]
+    #[cfg_attr(not(all(target_arch = "wasm32", feature = "small-allocator")), inline)]
     pub fn new() -> Self {
-        let kept = POOL.try_with(|pool| pool.borrow_mut().take());
-        Self(kept.ok().flatten().unwrap_or_else(|| Vec::with_capacity(FIRST_CAPACITY)))
+        // A `borrow_mut` would bring its panic's text into every module.
+        let kept = POOL.try_with(|pool| pool.try_borrow_mut().ok()?.take());
+        Self(kept.ok().flatten().unwrap_or_else(Self::fresh))
+    }
+
+    /// Memory for one more buffer. Rare, and not to be part of each function that wants a buffer.
+    #[cold]
+    #[inline(never)]
+    fn fresh() -> Vec<u8> {
+        Vec::with_capacity(FIRST_CAPACITY)
     }
 
     /// The bytes as a plain vector, which does not return to the pool.
@@ -73,7 +85,7 @@ impl Buffer {
 }
 
 impl Drop for Buffer {
-    #[inline]
+    #[cfg_attr(all(target_arch = "wasm32", feature = "small-allocator"), inline(never))]
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.0);
         if !(FIRST_CAPACITY..=KEPT_CAPACITY).contains(&bytes.capacity()) {
@@ -81,7 +93,7 @@ impl Drop for Buffer {
         }
         bytes.clear();
         // The pool is gone only while its thread ends; then the buffer is simply freed.
-        let _ = POOL.try_with(|pool| pool.borrow_mut().keep(bytes));
+        let _ = POOL.try_with(|pool| pool.try_borrow_mut().map(|mut pool| pool.keep(bytes)));
     }
 }
 

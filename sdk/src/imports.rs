@@ -177,7 +177,7 @@ pub fn exchange_placed(response: &[u8], command: &mut Vec<u8>) -> Option<Place> 
 }
 
 /// `place` has room for [`PLACE_LEN`] bytes, or is null.
-#[inline]
+#[cfg_attr(feature = "small-allocator", inline(never))]
 fn turn(mut response: &[u8], command: &mut Vec<u8>, place: *mut u8) -> bool {
     command.clear();
     append(command, |buf, cap| {

@@ -55,8 +55,8 @@
 //! - [`storage`]: maps, indexes, queues and counters with documented layouts.
 //! - [`Random`], [`error!`], [`warn!`], [`info!`], [`debug!`]: random numbers from the command's seed, lines
 //!   for the node's log.
-//! - The feature `small-allocator`: a module smaller by 8 kB, for plugins whose messages are
-//!   small.
+//! - The feature `small-allocator`: a module smaller by 10 kB and a little slower, for plugins whose
+//!   messages are small.
 //! - `testing` and `native` (not on wasm32): the same plugin in `cargo test`, and on a host of one's
 //!   own.
 

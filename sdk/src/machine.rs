@@ -73,7 +73,17 @@ pub struct Migration<'a> {
 }
 
 impl<'a> Migration<'a> {
-    /// Reads the command that the host gives to `migrate`: lines `key=value`.
+    /// The command that the host gives to `migrate`: lines `key=value`.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn request(&self) -> String {
+        let direction = if self.is_upgrade { "up" } else { "down" };
+        format!(
+            "direction={direction}\nfrom-name={}\nfrom-version={}\nto-name={}\nto-version={}\n",
+            self.from_name, self.from_version, self.to_name, self.to_version
+        )
+    }
+
+    /// Reads the command that the host gives to `migrate`.
     #[doc(hidden)]
     #[must_use]
     pub fn parse(command: &'a [u8]) -> Option<Self> {

@@ -3,12 +3,18 @@
 //! It keeps the rules of the real one: a command sees its own slot only; one that fails leaves no
 //! trace; a scan does not see what is written after it was opened; what the ABI forbids panics. It
 //! does not count fuel, and a panic of the plugin is a panic of the test.
+//!
+//! `raft-kv-plugin test --compare` runs the same tests and then all that they did again, with the built
+//! module in the real sandbox: both have to come to the same.
+
+mod record;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::ops::Bound;
 use std::vec::IntoIter;
 
+use self::record::{Ran, Record};
 use crate::native::{self, Host, append_row, row_len};
 use crate::{
     Decode, Encode, Failure, Level, MAX_KEY_LEN, MAX_OPEN_SCANS, MAX_VALUE_LEN, Migrate, Migration,
@@ -44,6 +50,7 @@ pub struct TestHost<M> {
     log_index: u64,
     time_ms: u64,
     logs: Vec<(Level, String)>,
+    record: Option<Record>,
     machine: PhantomData<fn() -> M>,
 }
 
@@ -57,6 +64,7 @@ impl<M: StateMachine> TestHost<M> {
             log_index: 0,
             time_ms: 0,
             logs: Vec::new(),
+            record: Record::begin(std::any::type_name::<M>()),
             machine: PhantomData,
         }
     }
@@ -64,7 +72,7 @@ impl<M: StateMachine> TestHost<M> {
     /// Applies one command, alone in its log entry, and gives its response or failure.
     pub fn apply(&mut self, command: &[u8]) -> Result<Vec<u8>, Failure> {
         self.log_index += 1;
-        self.run(0, |host| native::apply::<M>(host, command))
+        self.run("apply", 0, command, |host| native::apply::<M>(host, command))
     }
 
     /// Applies many commands that share one log entry, as the real host merges them.
@@ -73,14 +81,15 @@ impl<M: StateMachine> TestHost<M> {
         let positioned = (0..).zip(commands);
         positioned
             .map(|(position, command)| {
-                self.run(position, |host| native::apply::<M>(host, command.as_ref()))
+                let command = command.as_ref();
+                self.run("apply", position, command, |host| native::apply::<M>(host, command))
             })
             .collect()
     }
 
     /// Answers one query.
     pub fn query(&mut self, request: &[u8]) -> Result<Vec<u8>, Failure> {
-        self.run(0, |host| native::query::<M>(host, request))
+        self.run("query", 0, request, |host| native::query::<M>(host, request))
     }
 
     /// Sends what follows to another slot.
@@ -134,24 +143,37 @@ impl<M: StateMachine> TestHost<M> {
 
     fn run(
         &mut self,
+        what: &'static str,
         position: u32,
+        input: &[u8],
         work: impl FnOnce(&mut dyn Host) -> Result<Response, Failure>,
     ) -> Result<Vec<u8>, Failure> {
         let place =
             Place { log_index: self.log_index, time_ms: self.time_ms, slot: self.slot, position };
+        let stored = self.slots.entry(self.slot).or_default();
+        if let Some(record) = &mut self.record {
+            record.note(self.slot, stored);
+        }
         let mut command = Command {
             place,
-            stored: self.slots.entry(self.slot).or_default(),
+            stored,
             undo: Vec::new(),
             scans: BTreeMap::new(),
             next_scan: 0,
             logs: &mut self.logs,
         };
-        let result = work(&mut command);
+        let result = work(&mut command).map(Response::into_vec);
+        let mut written = BTreeMap::new();
         if result.is_err() {
             command.undo();
+        } else if self.record.is_some() {
+            let value = |key: &Vec<u8>| command.stored.get(key).cloned();
+            written = command.undo.iter().map(|(key, _)| (key.clone(), value(key))).collect();
         }
-        result.map(Response::into_vec)
+        if let Some(record) = &mut self.record {
+            record.ran(&Ran { what, place, seed: seed(place), input }, &result, &written);
+        }
+        result
     }
 }
 
@@ -160,7 +182,9 @@ impl<M: StateMachine + Migrate> TestHost<M> {
     /// it as it was.
     pub fn migrate(&mut self, migration: &Migration<'_>) -> Result<(), Failure> {
         self.log_index += 1;
-        self.run(0, |host| native::migrate::<M>(host, migration)).map(drop)
+        let request = migration.request();
+        let request = request.as_bytes();
+        self.run("migrate", 0, request, |host| native::migrate::<M>(host, migration)).map(drop)
     }
 }
 

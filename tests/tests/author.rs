@@ -53,6 +53,29 @@ fn a_new_project_builds_and_its_module_passes() {
     let (code, said, error) = run(&project, &["test", module, "--determinism"]);
     assert_eq!(code, 0, "{error}");
     assert!(said.starts_with("6 commands (3 of them fail) came out the same in"), "{said}");
+    // Its tests, natively and in the module; then as if the module were built of other sources.
+    let compare = ["test", module, "--compare"];
+    let (code, said, error) = run(&project, &compare);
+    assert_eq!(code, 0, "{error}");
+    assert!(said.contains("4 commands and 1 queries on 1 test hosts came out the same"), "{said}");
+    let source = project.join("src/lib.rs");
+    let text = fs::read_to_string(&source).unwrap();
+    fs::write(&source, text.replace("total.to_le_bytes()", "total.to_be_bytes()")).unwrap();
+    let (code, _, error) = run(&project, &compare);
+    assert_eq!(code, 1, "{error}");
+    assert!(error.contains("the plugin's tests fail"), "{error}");
+    fs::write(&source, text.replace("would be too large", "is too large")).unwrap();
+    let (code, _, error) = run(&project, &compare);
+    assert_eq!(code, 1, "{error}");
+    assert!(error.contains("natively it fails: failed: the total is too large"), "{error}");
+    assert!(
+        error.contains("in the module it fails: failed: the total would be too large"),
+        "{error}"
+    );
+    fs::write(&source, text).unwrap();
+    let (code, _, error) = run(&project, &["test", module, "--compare", "--machine", "Other"]);
+    assert_eq!(code, 2, "{error}");
+    assert!(error.contains("but of my_counter::Counter"), "{error}");
     let bench = ["bench", module, "--seconds", "1"];
     let (code, said, error) = run(&project, &bench);
     assert_eq!(code, 0, "{error}");

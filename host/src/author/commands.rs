@@ -67,7 +67,7 @@ pub fn read(path: &Path) -> Result<Vec<Bytes>, CommandsError> {
     }
 }
 
-fn bytes_of(digits: &str) -> Option<Vec<u8>> {
+pub(super) fn bytes_of(digits: &str) -> Option<Vec<u8>> {
     let digit = |digit: &u8| char::from(*digit).to_digit(16);
     let pair = |pair: &[u8]| match pair {
         [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),

@@ -54,8 +54,8 @@ pub struct Difference {
 /// What a command came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Came {
-    result: PluginResult,
-    writes: Writes,
+    pub(super) result: PluginResult,
+    pub(super) writes: Writes,
 }
 
 impl fmt::Display for Came {

@@ -8,6 +8,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
+use super::compare::RECORD_FOLDER;
+
 const TARGET: &str = "wasm32-unknown-unknown";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
@@ -58,6 +60,9 @@ pub enum BuildError {
     /// It found errors, and told them.
     #[error("the plugin does not compile")]
     Failed,
+    /// Its own tests fail.
+    #[error("the plugin's tests fail")]
+    TestsFail,
 }
 
 /// A compiler that makes modules.
@@ -154,6 +159,23 @@ pub fn build(folder: &Path) -> Result<PathBuf, BuildError> {
     let module = folder.join("target").join(format!("{package}.wasm"));
     fs::copy(&built, &module).map_err(|_| BuildError::NoModule(manifest.display().to_string()))?;
     Ok(module)
+}
+
+/// Runs the tests of the project in `folder`, whose test hosts write what they do into `records`.
+///
+/// # Errors
+/// If the folder holds no project, there is no cargo, or a test fails; it is told then.
+pub fn test(folder: &Path, records: &Path) -> Result<(), BuildError> {
+    if !folder.join("Cargo.toml").is_file() {
+        return Err(BuildError::NoProject(folder.display().to_string()));
+    }
+    let status = Command::new("cargo")
+        .current_dir(folder)
+        .arg("test")
+        .env(RECORD_FOLDER, records)
+        .status()
+        .map_err(|source| BuildError::Run { program: "cargo".to_owned(), source })?;
+    if status.success() { Ok(()) } else { Err(BuildError::TestsFail) }
 }
 
 /// The names of a project's package and of its library.

@@ -10,6 +10,7 @@ use std::{
     iter::Peekable,
     mem,
     ops::{Bound, ControlFlow},
+    sync::Arc,
     vec,
 };
 
@@ -25,9 +26,11 @@ use super::{
 /// [`ReadView::scan`], the plugin's in [`Overlay::scan_next`].
 pub type RowSink<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
+/// A key or a value. Shared, so that a command's many scans of its many writes hold them once.
+type Shared = Arc<[u8]>;
 /// A value that was set, or the mark of one that was removed.
-type Write = Option<Box<[u8]>>;
-type Layer = BTreeMap<Box<[u8]>, Write>;
+type Write = Option<Shared>;
+type Layer = BTreeMap<Shared, Write>;
 
 /// Stored keys `start <= key < end`, and the direction.
 #[derive(Clone, Debug)]
@@ -75,11 +78,11 @@ pub struct Overlay {
 }
 
 /// A scan in progress: the stored rows, the batch layer's, which do not change
-/// while a command runs, and a copy of the command layer's at its opening.
+/// while a command runs, and the command layer's as they were at its opening.
 struct OverlayScan {
     bounds: ScanBounds,
     stored: OwnedIterator,
-    command: Peekable<vec::IntoIter<(Box<[u8]>, Write)>>,
+    command: Peekable<vec::IntoIter<(Shared, Write)>>,
     /// The stored key taken last; empty before the first.
     last: Vec<u8>,
 }
@@ -277,7 +280,7 @@ fn layer_range<'a>(
     layer: &'a Layer,
     start: &[u8],
     end: &[u8],
-) -> impl Iterator<Item = (&'a Box<[u8]>, &'a Write)> + use<'a> {
+) -> impl Iterator<Item = (&'a Shared, &'a Write)> + use<'a> {
     let bounds = (Bound::Included(start), Bound::Excluded(end));
     (start < end).then(|| layer.range::<[u8], _>(bounds)).into_iter().flatten()
 }

@@ -42,6 +42,14 @@ impl MemoryStorage {
         &self.state
     }
 
+    /// Sets a row or removes it, without a command.
+    pub fn set(&mut self, slot: u32, key: &[u8], value: Option<Vec<u8>>) {
+        match value {
+            Some(value) => self.state.insert(stored(slot, key), value),
+            None => self.state.remove(&stored(slot, key)),
+        };
+    }
+
     /// Stores a row without a command.
     pub fn insert(&mut self, slot: u32, key: &[u8], value: &[u8]) {
         self.state.insert(stored(slot, key), value.to_vec());

@@ -6,17 +6,19 @@
 mod report;
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    thread,
     time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use raft_kv::{
     author::{
-        bench, commands,
+        bench, commands, compare,
         determinism::{self, Came},
         project::{self, ProjectError},
         toolchain::{self, BuildError},
@@ -60,21 +62,36 @@ enum Action {
         module: PathBuf,
     },
     /// Run commands on an empty state and show what each comes to
-    Test {
-        /// The module
-        module: PathBuf,
-        /// Commands, one a line, as text or as hex:00ff
-        #[arg(long, default_value = "commands.txt")]
-        commands: PathBuf,
-        /// Run them in many ways and compare: kept and fresh instances, differing batches
-        #[arg(long)]
-        determinism: bool,
-        /// What batches are cut by at random
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-    },
+    Test(Try),
     /// Measure a module on a database in a temporary folder, as a node runs it
     Bench(Measure),
+}
+
+#[derive(Debug, Args)]
+struct Try {
+    /// The module
+    module: PathBuf,
+    /// Commands, one a line, as text or as hex:00ff
+    #[arg(long, default_value = "commands.txt")]
+    commands: PathBuf,
+    /// Run them in many ways and compare: kept and fresh instances, differing batches
+    #[arg(long)]
+    determinism: bool,
+    /// What batches are cut by at random
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Run the tests of the project in DIR, and do what they did natively again with the module
+    #[arg(
+        long,
+        value_name = "DIR",
+        num_args = 0..=1,
+        default_missing_value = ".",
+        conflicts_with = "determinism"
+    )]
+    compare: Option<PathBuf>,
+    /// Of tests of several state machines, the type of the module's
+    #[arg(long, value_name = "TYPE", requires = "compare")]
+    machine: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -126,15 +143,27 @@ impl From<ProjectError> for Failure {
 impl From<BuildError> for Failure {
     fn from(error: BuildError) -> Self {
         match error {
-            BuildError::Failed => Failure::Plugin(error.to_string()),
+            BuildError::Failed | BuildError::TestsFail => Failure::Plugin(error.to_string()),
             BuildError::NoToolchain | BuildError::Run { .. } => Failure::Here(error.to_string()),
             _ => Failure::Usage(error.to_string()),
         }
     }
 }
 
+/// Stack of the thread that runs plugins, in bytes: what an executor needs, and as much again.
+const STACK_BYTES: usize = 8 << 20;
+
 fn main() -> ExitCode {
-    let (message, code) = match run(Arguments::parse().command) {
+    let command = Arguments::parse().command;
+    // A process's first thread has the stack that the shell allows it.
+    let worker = thread::Builder::new().stack_size(STACK_BYTES).spawn(|| run(command));
+    let done = match worker.map(thread::JoinHandle::join) {
+        Ok(Ok(done)) => done,
+        // It has told what it panicked with.
+        Ok(Err(_)) => return ExitCode::from(101),
+        Err(error) => Err(Failure::Here(format!("cannot start a thread: {error}"))),
+    };
+    let (message, code) = match done {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Plugin(message)) => (message, 1),
         Err(Failure::Usage(message)) => (message, 2),
@@ -152,7 +181,10 @@ fn run(action: Action) -> Result<(), Failure> {
             check(&module)
         }
         Action::Check { module } => check(&module),
-        Action::Test { module, commands, determinism, seed } => {
+        Action::Test(Try { module, compare: Some(dir), machine, .. }) => {
+            compared(&module, &dir, machine.as_deref())
+        }
+        Action::Test(Try { module, commands, determinism, seed, .. }) => {
             test(&module, &commands, determinism.then_some(seed))
         }
         Action::Bench(measure) => measured(&measure),
@@ -212,6 +244,38 @@ fn test(path: &Path, commands: &Path, seed: Option<u64>) -> Result<(), Failure> 
             "all commands of {} fail: that shows little; give commands that succeed",
             commands.display()
         ))),
+    }
+}
+
+/// Runs a project's tests, and what they did natively again with the module.
+fn compared(path: &Path, dir: &Path, machine: Option<&str>) -> Result<(), Failure> {
+    let engine = engine()?;
+    let (_, module) = load(path, &engine)?;
+    let folder = tempfile::tempdir().map_err(|error| Failure::Here(error.to_string()))?;
+    toolchain::test(dir, folder.path())?;
+    let mut records =
+        compare::read(folder.path()).map_err(|error| Failure::Here(error.to_string()))?;
+    let is_asked_for = |name: &str| machine.is_none_or(|machine| name.ends_with(machine));
+    let machines: BTreeSet<&str> = records.iter().map(|record| record.machine.as_str()).collect();
+    let found = machines.iter().copied().collect::<Vec<_>>().join(", ");
+    let problem = match machines.iter().filter(|name| is_asked_for(name)).count() {
+        1 => None,
+        0 if machines.is_empty() => Some("they use no TestHost".to_owned()),
+        0 => Some(format!("none is of that state machine, but of {found}")),
+        _ => Some(format!("they are of {found}: say with --machine which is the module's")),
+    };
+    if let Some(problem) = problem {
+        return Err(Failure::Usage(format!("the tests cannot be compared: {problem}")));
+    }
+    records.retain(|record| is_asked_for(&record.machine));
+    let report = compare::run(&engine, &module, &records)
+        .map_err(|error| Failure::Here(error.to_string()))?;
+    match report.difference {
+        Some(difference) => Err(Failure::Plugin(difference)),
+        None => say(&format!(
+            "{} commands and {} queries on {} test hosts came out the same natively and in the module",
+            report.commands, report.queries, report.hosts
+        )),
     }
 }
 

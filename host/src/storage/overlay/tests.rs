@@ -192,3 +192,26 @@ fn the_hash_of_a_write_set_tells_what_was_written() {
     assert_ne!(put, hash_of(&[(b"a", None)]));
     assert_ne!(put, hash_of(&[]));
 }
+
+#[test]
+fn many_scans_of_a_commands_large_writes_hold_them_once() {
+    let mut fixture = fixture();
+    fixture.overlay.begin(Slot(1));
+    fixture.overlay.put(b"large", &vec![7; 1 << 20]);
+    for id in 0..16 {
+        assert_eq!(fixture.overlay.scan_open(id, b"", None, id % 2 == 0), 1);
+    }
+    let (key, value) = fixture.overlay.command.first_key_value().unwrap();
+    assert_eq!((Arc::strong_count(key), Arc::strong_count(value.as_ref().unwrap())), (17, 17));
+    // What is written now, they do not see.
+    fixture.overlay.put(b"large", b"");
+    for id in 0..16 {
+        let mut seen = Vec::new();
+        let mut take = |key: &[u8], value: &[u8]| {
+            seen.push((key.to_vec(), value.len()));
+            ControlFlow::Continue(())
+        };
+        fixture.overlay.scan_next(id, &mut take).unwrap();
+        assert_eq!(seen, [(b"large".to_vec(), 1 << 20)]);
+    }
+}
