@@ -18,7 +18,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const KEYS: u64 = 10_000;
 const VALUE_BYTES: usize = 256;
-const ROUNDS: usize = 31;
+const ROUNDS: usize = 101;
 /// Of what takes longer.
 const FEW_ROUNDS: usize = 15;
 const BEGIN: &str = "<!-- plugin cost: begin -->\n";
